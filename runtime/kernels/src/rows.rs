@@ -82,6 +82,16 @@ impl<'a> Block<'a> {
         unsafe { core::slice::from_raw_parts_mut(start, self.len) }
     }
 
+    /// Elements `range` of every vector.
+    ///
+    /// # Panics
+    /// If the range is not within `0..len`.
+    pub fn part(&mut self, range: Range<usize>) -> Block<'_> {
+        let all = 0..self.n;
+        // SAFETY: the result borrows `self` mutably, so `self` cannot be used while it lives, and there is only one.
+        unsafe { self.cell(all, range) }
+    }
+
     /// The part of vectors `ts` and elements `rs`.
     ///
     /// # Safety
