@@ -1,0 +1,92 @@
+use core::fmt;
+
+/// Why a token could not be computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// The image, or a page of it, is not valid.
+    Format(bourn_format::Error),
+    /// Bytes could not be read.
+    Read {
+        /// Where in the image.
+        offset: u64,
+        /// How many were asked for.
+        bytes: u64,
+        /// The system's error number, 0 if it gave none.
+        code: i32,
+    },
+    /// An option is outside what the image allows.
+    Option {
+        /// The option.
+        what: &'static str,
+        /// Smallest or largest value allowed.
+        need: u64,
+        /// The value given.
+        found: u64,
+    },
+    /// The workspace is too small.
+    Workspace {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes lent.
+        have: u64,
+    },
+    /// A token id beyond the embedding.
+    Token {
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocab: u32,
+    },
+    /// More tokens than the context holds.
+    ContextFull {
+        /// Positions needed.
+        need: u64,
+        /// Positions in the context.
+        context: u64,
+    },
+    /// A position that the cache has overwritten cannot be returned to.
+    Rewind {
+        /// Position asked for.
+        to: u64,
+        /// Oldest position that can be returned to.
+        oldest: u64,
+    },
+    /// No token was given.
+    Empty,
+    /// The logits contain NaN or are all −∞: the weights are broken.
+    NotFinite {
+        /// Position of the token.
+        position: u64,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Format(e) => e.fmt(f),
+            Self::Read { offset, bytes, code } => {
+                write!(f, "read failed: {bytes} bytes at offset {offset} (system error {code})")
+            }
+            Self::Option { what, need, found } => write!(f, "{what} out of range: limit {need}, given {found}"),
+            Self::Workspace { need, have } => write!(f, "workspace too small: need {need} bytes, have {have}"),
+            Self::Token { id, vocab } => write!(f, "token id {id} out of range: the model has {vocab}"),
+            Self::ContextFull { need, context } => {
+                write!(f, "context full: need {need} positions, have {context}")
+            }
+            Self::Rewind { to, oldest } => write!(f, "cannot rewind to position {to}: oldest kept is {oldest}"),
+            Self::Empty => f.write_str("no tokens: need at least 1, have 0"),
+            Self::NotFinite { position } => {
+                write!(f, "logits at position {position} are not finite: need numbers, found NaN or infinity")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {}
+
+impl From<bourn_format::Error> for Error {
+    fn from(e: bourn_format::Error) -> Self {
+        Self::Format(e)
+    }
+}

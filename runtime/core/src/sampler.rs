@@ -1,0 +1,185 @@
+//! Logits → token. Chain: repetition penalty → temperature → top-k → top-p → min-p → draw; greedy at temperature 0.
+
+use crate::Error;
+use bourn_kernels::table::Kernels;
+use core::cmp::Ordering;
+
+/// How to choose a token.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SamplerOptions {
+    /// Logits are divided by this; 0 = always the most likely token.
+    pub temperature: f32,
+    /// Keep the k most likely; 0 = all.
+    pub top_k: u32,
+    /// Keep the fewest tokens whose probability reaches this; 1 = all.
+    pub top_p: f32,
+    /// Keep tokens at least this times as likely as the most likely; 0 = all.
+    pub min_p: f32,
+    /// Logits of recent tokens are divided by this if positive, else multiplied (CTRL); 1 = off.
+    pub repetition_penalty: f32,
+    /// How many tokens back the penalty looks.
+    pub repeat_last_n: u32,
+    /// Same seed, same text.
+    pub seed: u64,
+}
+
+impl Default for SamplerOptions {
+    fn default() -> Self {
+        Self { temperature: 0.0, top_k: 0, top_p: 1.0, min_p: 0.0, repetition_penalty: 1.0, repeat_last_n: 64, seed: 0 }
+    }
+}
+
+/// A token that may be drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(C)]
+pub struct Candidate {
+    /// Logit ÷ temperature.
+    pub logit: f32,
+    /// Token id.
+    pub id: u32,
+}
+
+/// The chain and its random state (SplitMix64: 2⁶⁴ period, the same numbers on every board).
+#[derive(Clone, Debug)]
+pub struct Sampler {
+    options: SamplerOptions,
+    state: u64,
+}
+
+/// Candidates sorted at a time: the nucleus of most distributions fits the first run.
+const RUN: usize = 256;
+
+impl Sampler {
+    /// A sampler at its seed.
+    ///
+    /// # Errors
+    /// [`Error::Option`] for a negative or non-finite temperature, a probability outside 0..=1, or a penalty ≤ 0.
+    pub fn new(options: SamplerOptions) -> Result<Self, Error> {
+        let out = |what, need: u64, found: f32| Err(Error::Option { what, need, found: u64::from(found.to_bits()) });
+        let o = &options;
+        if !(o.temperature >= 0.0 && o.temperature.is_finite()) {
+            return out("temperature", 0, o.temperature);
+        }
+        if !(o.top_p > 0.0 && o.top_p <= 1.0) {
+            return out("top_p", 1, o.top_p);
+        }
+        if !(0.0..=1.0).contains(&o.min_p) {
+            return out("min_p", 1, o.min_p);
+        }
+        if !(o.repetition_penalty > 0.0 && o.repetition_penalty.is_finite()) {
+            return out("repetition_penalty", 1, o.repetition_penalty);
+        }
+        Ok(Self { options, state: options.seed })
+    }
+
+    /// Draws a token. `logits` `[vocab]` are changed; `recent` are the tokens so far; `scratch` needs `vocab` candidates
+    /// unless the temperature is 0.
+    ///
+    /// # Errors
+    /// [`Error::Workspace`] when `scratch` is shorter.
+    pub fn sample(
+        &mut self,
+        kernels: &Kernels,
+        logits: &mut [f32],
+        recent: &[u32],
+        scratch: &mut [Candidate],
+    ) -> Result<u32, Error> {
+        self.penalize(logits, recent);
+        if self.options.temperature == 0.0 || self.options.top_k == 1 {
+            return Ok((kernels.argmax)(logits) as u32);
+        }
+        let have = scratch.len();
+        let all = scratch.get_mut(..logits.len()).ok_or(Error::Workspace {
+            need: (logits.len() * size_of::<Candidate>()) as u64,
+            have: (have * size_of::<Candidate>()) as u64,
+        })?;
+        for logit in logits.iter_mut() {
+            *logit /= self.options.temperature;
+        }
+        let (max, sum) = (kernels.max_sum_exp)(logits);
+        // A logit below this cannot pass min-p; at the very least it must have a probability that f32 can hold.
+        let floor = if self.options.min_p > 0.0 { max + libm::logf(self.options.min_p) } else { max - 100.0 };
+        let mut n = 0;
+        for (id, &logit) in logits.iter().enumerate() {
+            if logit >= floor {
+                all[n] = Candidate { logit, id: id as u32 };
+                n += 1;
+            }
+        }
+        let mut kept = &mut all[..n];
+        let mut mass = sum;
+        if self.options.top_k > 0 && (self.options.top_k as usize) < kept.len() {
+            let k = self.options.top_k as usize;
+            kept.select_nth_unstable_by(k, by_logit);
+            kept = &mut kept[..k];
+            // After top-k, top-p counts the probability of what is left.
+            mass = kept.iter().map(|c| libm::expf(c.logit - max)).sum();
+        }
+        let n = nucleus(kept, max, mass * self.options.top_p);
+        let kept = &kept[..n];
+        Ok(self.draw(kept, max))
+    }
+
+    fn penalize(&self, logits: &mut [f32], recent: &[u32]) {
+        let penalty = self.options.repetition_penalty;
+        if penalty == 1.0 {
+            return;
+        }
+        let recent = &recent[recent.len().saturating_sub(self.options.repeat_last_n as usize)..];
+        for (i, &id) in recent.iter().enumerate() {
+            if recent[..i].contains(&id) {
+                continue;
+            }
+            if let Some(logit) = logits.get_mut(id as usize) {
+                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+            }
+        }
+    }
+
+    /// Draws from `kept` in its order, which is the order of likelihood.
+    fn draw(&mut self, kept: &[Candidate], max: f32) -> u32 {
+        let weight = |c: &Candidate| libm::expf(c.logit - max);
+        let mut left = self.uniform() * kept.iter().map(weight).sum::<f32>();
+        for c in kept {
+            left -= weight(c);
+            if left < 0.0 {
+                return c.id;
+            }
+        }
+        kept.last().map_or(0, |c| c.id)
+    }
+
+    /// Uniform in 0..1, 24 bits.
+    fn uniform(&mut self) -> f32 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
+    }
+}
+
+/// Falling logits; of equals the lower id first.
+fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+    b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+}
+
+/// Sorts just as many candidates to the front as `Σ exp(logit − max)` needs to reach `mass`, and returns how many.
+fn nucleus(kept: &mut [Candidate], max: f32, mass: f32) -> usize {
+    let (mut sum, mut done, mut run) = (0.0, 0, RUN);
+    while done < kept.len() {
+        let end = done.saturating_add(run).min(kept.len());
+        if end < kept.len() {
+            kept[done..].select_nth_unstable_by(end - done, by_logit);
+        }
+        kept[done..end].sort_unstable_by(by_logit);
+        for (i, c) in kept[done..end].iter().enumerate() {
+            sum += libm::expf(c.logit - max);
+            if sum >= mass {
+                return done + i + 1;
+            }
+        }
+        (done, run) = (end, run.saturating_mul(4));
+    }
+    kept.len()
+}
