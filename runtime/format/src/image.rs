@@ -115,7 +115,7 @@ impl Role {
     }
 
     /// Rows and columns that `shape` asks of it; rows 1 means a flat vector.
-    const fn dims(self, s: &Shape) -> (usize, usize) {
+    pub const fn dims(self, s: &Shape) -> (usize, usize) {
         let (hidden, ffn, q, kv) = (s.hidden as usize, s.ffn as usize, s.q_rows(), s.kv_rows());
         match self {
             Self::Embed | Self::Head => (s.vocab as usize, hidden),
