@@ -1,2 +1,101 @@
-//! Placeholder.
-fn main() {}
+//! Set-up, tests, checks and measurements of the bourn workspace: `cargo xtask <command>`.
+//!
+//! Every check that CI runs is a command here, so that what fails there can be run alone. Nothing but cargo is expected
+//! of the machine: what a command needs beyond that it installs where it may, and otherwise says what to type.
+#![deny(unsafe_code)]
+
+mod checks;
+mod compare;
+mod cross;
+mod data;
+mod fuzz;
+mod layers;
+mod process;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use process::Steps;
+
+const USAGE: &str = "usage: cargo xtask <command>
+
+  test                     set up what the tests need, then run every test (emulated ARM first, this machine last)
+  ci                       everything: fmt, layers, clippy, docs, tests, no_std builds, emulated ARM, fuzz smoke
+
+  fmt [--check]            format, or check the format of, all Rust code
+  layers                   check who may depend on whom, who has no std, who has no unsafe
+  lint                     clippy, warnings denied
+  docs                     documentation of every crate, warnings denied
+  bare                     build the core crates for a machine without operating system
+  arm                      cross build the tests and run them under emulation, once per CPU
+  fuzz [TARGET] [--seconds N] [--smoke]
+                           fuzz every door for foreign bytes, or one, N seconds each (default 60)
+  fixtures                 write the fixture of the current format version anew (tests/fixtures)
+  fetch-test-data          fetch real weights and tokenizers into the cache
+  compare [--threads N] [--rounds N]
+                           side by side with llama.cpp on SmolLM2-135M, in one run";
+
+fn main() -> ExitCode {
+    match dispatch() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch() -> Result<()> {
+    let mut args = std::env::args().skip(1);
+    let command = args.next();
+    let rest: Vec<String> = args.collect();
+    let rest: Vec<&str> = rest.iter().map(String::as_str).collect();
+    match (command.as_deref(), rest.as_slice()) {
+        (Some("test"), []) => test(),
+        (Some("ci"), []) => ci(),
+        (Some("fmt"), []) => checks::fmt(false),
+        (Some("fmt"), ["--check"]) => checks::fmt(true),
+        (Some("layers"), []) => layers::check(),
+        (Some("lint"), []) => checks::lint(),
+        (Some("docs"), []) => checks::docs(),
+        (Some("bare"), []) => cross::bare(),
+        (Some("arm"), []) => cross::arm(),
+        (Some("fuzz"), args) => fuzz::run(args),
+        (Some("fixtures"), []) => checks::fixtures(),
+        (Some("fetch-test-data"), []) => data::fetch(),
+        (Some("compare"), args) => compare::run(args),
+        (None | Some("help" | "--help" | "-h"), _) => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        (Some(command), args) => {
+            eprintln!("{USAGE}");
+            bail!("no such command: {command} {}", args.join(" "))
+        }
+    }
+}
+
+/// Everything a contributor runs: cargo's own summary of the tests on this machine is the last thing printed.
+fn test() -> Result<()> {
+    data::fetch()?;
+    cross::arm()?;
+    checks::doc_tests()?;
+    checks::host_tests()
+}
+
+/// Everything that must hold before a change is taken, cheapest first.
+fn ci() -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("fmt", || checks::fmt(true))?;
+    steps.run("layers", layers::check)?;
+    steps.run("lint", checks::lint)?;
+    steps.run("docs", checks::docs)?;
+    steps.run("test data", data::fetch)?;
+    steps.run("doc tests", checks::doc_tests)?;
+    steps.run("host tests", checks::host_tests)?;
+    steps.run("bare metal", cross::bare)?;
+    steps.run("emulated arm", cross::arm)?;
+    steps.run("fuzz smoke", || fuzz::run(&["--seconds", "5"]))?;
+    steps.print();
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Format, lints, documentation and the tests of this machine.
+
+use anyhow::Result;
+
+use crate::process::{cargo, run};
+
+const FUZZ_MANIFEST: &str = "tests/fuzz/Cargo.toml";
+
+/// Formats all Rust code, or with `check` fails where that would change something.
+pub fn fmt(check: bool) -> Result<()> {
+    for args in [&["fmt", "--all"][..], &["fmt", "--all", "--manifest-path", FUZZ_MANIFEST]] {
+        let mut cargo = cargo(args);
+        if check {
+            cargo.arg("--check");
+        }
+        run(&mut cargo)?;
+    }
+    Ok(())
+}
+
+/// Clippy over every target of both workspaces, warnings denied.
+pub fn lint() -> Result<()> {
+    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["clippy", "--locked", "--manifest-path", FUZZ_MANIFEST, "--lib", "--tests", "--", "-D", "warnings"]))
+}
+
+/// Documentation of every crate, private items too, warnings denied.
+pub fn docs() -> Result<()> {
+    // The program and the library face are both called bourn, which is one output name too many for one run.
+    let flags = "-D warnings";
+    let lib = ["doc", "--locked", "--workspace", "--no-deps", "--document-private-items", "--exclude", "bourn-cli"];
+    run(cargo(&lib).env("RUSTDOCFLAGS", flags))?;
+    let cli = ["doc", "--locked", "--no-deps", "--document-private-items", "--package", "bourn-cli"];
+    run(cargo(&cli).env("RUSTDOCFLAGS", flags))
+}
+
+/// The examples in the documentation.
+pub fn doc_tests() -> Result<()> {
+    run(&mut cargo(&["test", "--locked", "--workspace", "--doc"]))
+}
+
+/// Unit and integration tests of every crate on this machine.
+pub fn host_tests() -> Result<()> {
+    run(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
+}
+
+/// Writes the fixture of the current format version and its golden checksum.
+pub fn fixtures() -> Result<()> {
+    run(&mut cargo(&["run", "--locked", "--package", "bourn-oracle", "--bin", "write-fixture"]))
+}

@@ -1,0 +1,3 @@
+pub fn fetch() -> anyhow::Result<()> {
+    Ok(())
+}
