@@ -1,1 +1,126 @@
-//! Placeholder.
+//! Checkpoint → image: quantizes a model's weights and writes the one file that Bourn runs (FORMAT.md).
+//!
+//! Modules in path order: `source` (what the checkpoint has) → `plan` (where it will lie) → `quantize` (floats to
+//! tiles) → `head` (everything but weights) → `output` (the file, whole or not at all); [`unpack`] goes back.
+//!
+//! The same checkpoint and options give the same bytes, on any number of threads.
+#![deny(unsafe_code)]
+
+mod error;
+mod head;
+mod output;
+mod plan;
+mod quantize;
+mod report;
+mod source;
+mod tiles;
+pub mod tokenizer;
+pub mod unpack;
+
+pub use error::Error;
+pub use quantize::{FITTED, Levels, Method};
+pub use report::{Report, TensorReport};
+pub use unpack::{unpack_row, unpack_row_of};
+
+use bourn_checkpoint::Checkpoint;
+use bourn_format::{Dtype, Image, PAGE};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Element type of the matrices (`--weights`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Weights {
+    /// 4 bits: Q4; embedding and head Q8; Q4_0 and Q4_1 sources as they are.
+    #[default]
+    Q4,
+    /// 8 bits.
+    Q8,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16.
+    Bf16,
+    /// binary32.
+    F32,
+}
+
+impl Weights {
+    /// The name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q4 => "q4",
+            Self::Q8 => "q8",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// How to pack.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Element type of the matrices.
+    pub weights: Weights,
+    /// Element type of the head and of the embedding; `None`: Q8 under [`Weights::Q4`] (but Q4_0 and Q4_1 sources as they
+    /// are), else as the other matrices. [`Dtype::Q4M`] means [`Dtype::Q4`] unless the source is Q4_1.
+    pub head: Option<Dtype>,
+    /// How matrices are quantized.
+    pub method: Method,
+    /// Level table of quantized 4-bit tensors.
+    pub levels: Levels,
+    /// Threads; 0: as many as the machine has cores.
+    pub threads: usize,
+    /// Set from elsewhere (a signal), it makes [`pack`] stop and remove what it has written.
+    pub cancel: Arc<AtomicBool>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            weights: Weights::Q4,
+            head: None,
+            method: Method::Rtn,
+            levels: Levels::fitted(),
+            threads: 0,
+            cancel: Arc::default(),
+        }
+    }
+}
+
+/// How far [`pack`] is.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress<'a> {
+    /// The tensor under way.
+    pub tensor: &'a str,
+    /// Weights written.
+    pub done: u64,
+    /// Weights in all.
+    pub total: u64,
+}
+
+/// Packs `src` into the image `out`: temporary file beside it, superblock last, then renamed; nothing is left on failure.
+///
+/// # Errors
+/// [`Error`].
+pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, Error> {
+    let sources = source::tensors(src);
+    let shape = source::shape(&src.spec)?;
+    let plan = plan::Plan::new(&shape, &sources, options)?;
+    let parts = source::parts(src, shape, &plan, options)?;
+    // The head with empty sums has its final length, and what the reader would refuse is refused before the long work.
+    let no_sums = vec![0; (plan.payload_bytes / PAGE as u64) as usize];
+    let draft = head::head(&parts, &plan, &no_sums)?;
+    let superblock = *Image::new_checked(&draft).map_err(Error::Image)?.superblock();
+
+    let mut output = output::Output::create(out, superblock.payload_offset, superblock.file_bytes)?;
+    let losses = tiles::write(src, &plan, options, &mut output, progress)?;
+    let page_sums = output.page_sums()?;
+    let head = head::head(&parts, &plan, &page_sums)?;
+    let report = Report::new(&Image::new_checked(&head).map_err(Error::Image)?, &plan, &losses);
+    if options.cancel.load(Ordering::Relaxed) {
+        return Err(Error::Cancelled);
+    }
+    output.finish(&head)?;
+    Ok(report)
+}
