@@ -1,1 +1,49 @@
-//! Placeholder.
+//! The kernels: int4 × int8 matrices, norms, rope, attention; one table of functions per tier of CPU instructions.
+//!
+//! The path: [`table`] says what a kernel computes, `generic` says how (over 16 [lanes](`lanes`)), a folder per ISA
+//! says with which instructions, [`rows`] shares the work out. [`scalar`] is the definition; **every tier returns the same bits**.
+//!
+//! A tier is had only through a token that proves the CPU can run it (`Avx2::detect()`), so no kernel here can meet
+//! an illegal instruction. [`best`] asks at run time: feature `std` for that, else what the build was told.
+#![no_std]
+
+#[cfg(feature = "std")]
+extern crate std;
+
+#[cfg(target_arch = "x86_64")]
+pub mod avx2;
+mod generic;
+mod lanes;
+pub mod rows;
+pub mod scalar;
+pub mod table;
+mod tier;
+
+pub use rows::{Block, OneCore, Rows, split};
+pub use scalar::row_f32;
+pub use table::{Attend, Kernels, KvDtype, KvView, KvViewMut, Q8RowMut, Q8Rows, Tiles};
+
+/// The tiers this CPU can run, the fastest first; the last is `scalar`.
+pub fn available() -> impl Iterator<Item = &'static Kernels> {
+    tiers().into_iter().flatten()
+}
+
+/// The fastest tier this CPU can run.
+pub fn best() -> &'static Kernels {
+    available().next().unwrap_or(&scalar::TABLE)
+}
+
+/// The tier of that name, if this CPU can run it.
+pub fn by_name(isa: &str) -> Option<&'static Kernels> {
+    available().find(|k| k.isa == isa)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn tiers() -> [Option<&'static Kernels>; 2] {
+    [avx2::Avx2::detect().map(avx2::Avx2::kernels), Some(&scalar::TABLE)]
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn tiers() -> [Option<&'static Kernels>; 1] {
+    [Some(&scalar::TABLE)]
+}
