@@ -1,3 +1,142 @@
-pub fn run(_: &[&str]) -> anyhow::Result<()> {
+//! Side by side with llama.cpp: the same weights, the same threads, alternately in one run, and only ratios count.
+//!
+//! llama.cpp comes from the source package of llama-cpp-python on PyPI, installed by name and built for this machine in
+//! the cache; none of it is in the repository. The weights are SmolLM2-135M-Instruct as Q4_0, its best format here, made by
+//! llama.cpp's own quantizer; the image is packed from that very file, so both hold the same numbers.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::data;
+use crate::process::{cache_dir, cargo, command, output, run, target_dir};
+
+const PACKAGE: &str = "llama-cpp-python";
+const VERSION: &str = "0.3.36";
+const PROMPT: &str = "512";
+const GENERATE: &str = "128";
+/// The variants: name, and the type of the embedding, which is also the head.
+const VARIANTS: &[(&str, &str)] = &[("4-bit head", "q4_0"), ("8-bit head", "q8_0")];
+
+/// `[--threads N] [--rounds N]`
+pub fn run_both(args: &[&str]) -> Result<()> {
+    let (mut threads, mut rounds) = (vec![1, 2], 3usize);
+    let mut args = args.iter();
+    while let Some(&arg) = args.next() {
+        let value = args.next().with_context(|| format!("{arg} needs a number"))?;
+        match arg {
+            "--threads" => threads = vec![value.parse()?],
+            "--rounds" => rounds = value.parse::<usize>()?.max(1),
+            other => bail!("no such option: {other}"),
+        }
+    }
+    let llama = Llama::installed()?;
+    run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))?;
+    let bourn = target_dir().join("release/bourn");
+    let source = data::smollm2()?;
+    let folder = cache_dir()?.join("compare");
+    std::fs::create_dir_all(&folder)?;
+
+    println!("{:<12} {:>7} {:<10} {:>10} {:>10} {:>7}", "", "threads", "", "bourn", "llama.cpp", "ratio");
+    for (variant, head) in VARIANTS {
+        let gguf = folder.join(format!("smollm2-head-{head}.gguf"));
+        if !gguf.exists() {
+            llama.quantize(&source, &gguf, head)?;
+        }
+        let image = gguf.with_extension("bourn");
+        run(command(&bourn).arg("pack").arg(&gguf).arg("-o").arg(&image))?;
+        for &threads in &threads {
+            let mut samples = Vec::new();
+            for _ in 0..rounds {
+                samples.push((bench_bourn(&bourn, &image, threads)?, llama.bench(&gguf, threads)?));
+            }
+            for (i, what) in ["prefill t/s", "decode t/s", "open ms"].iter().enumerate() {
+                let ours = median(samples.iter().map(|(ours, _)| ours[i]));
+                let theirs = median(samples.iter().map(|(_, theirs)| theirs[i]));
+                let ratio = median(samples.iter().map(|(ours, theirs)| ours[i] / theirs[i]));
+                println!("{variant:<12} {threads:>7} {what:<11} {ours:>9.1} {theirs:>10.1} {ratio:>7.3}");
+            }
+        }
+    }
+    println!("medians of {rounds} rounds, prompt {PROMPT}, generate {GENERATE}; open: until the first token can be computed");
     Ok(())
+}
+
+/// Prefill and decode speed and milliseconds to open, of one round.
+type Speeds = [f64; 3];
+
+fn bench_bourn(bourn: &Path, image: &Path, threads: usize) -> Result<Speeds> {
+    let mut bench = command(bourn);
+    bench.arg("bench").arg(image).args(["--json", "--prompt", PROMPT, "--generate", GENERATE]);
+    let result: Value = serde_json::from_str(&output(bench.args(["--threads", &threads.to_string()]))?)?;
+    let key = |key: &str| result[key].as_f64().with_context(|| format!("bourn bench: no {key}"));
+    Ok([key("prefill_tok_s")?, key("decode_tok_s")?, key("open_ms")?])
+}
+
+/// A build of llama.cpp.
+struct Llama {
+    programs: PathBuf,
+}
+
+impl Llama {
+    /// The build in the cache, made now if there is none.
+    fn installed() -> Result<Self> {
+        let peers = cache_dir()?.join("peers");
+        let build = peers.join("llama-build");
+        let llama = Self { programs: build.join("bin") };
+        if llama.programs.join("llama-quantize").exists() && llama.programs.join("llama-bench").exists() {
+            return Ok(llama);
+        }
+        std::fs::create_dir_all(&peers)?;
+        let sources = peers.join(format!("llama_cpp_python-{VERSION}"));
+        if !sources.exists() {
+            let requirement = format!("{PACKAGE}=={VERSION}");
+            let mut pip = command("python3");
+            pip.args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", PACKAGE, "-d"]).arg(&peers);
+            run(pip.arg(requirement))?;
+            run(command("tar").arg("xzf").arg(peers.join(format!("llama_cpp_python-{VERSION}.tar.gz"))).arg("-C").arg(&peers))?;
+        }
+        let mut configure = command("cmake");
+        configure.arg("-S").arg(sources.join("vendor/llama.cpp")).arg("-B").arg(&build);
+        let off =
+            ["GGML_OPENMP", "LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "BUILD_SHARED_LIBS"];
+        configure.args(["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]);
+        run(configure.args(off.map(|name| format!("-D{name}=OFF"))))?;
+        run(command("cmake").arg("--build").arg(&build).args(["-j2", "--target", "llama-bench", "llama-quantize"]))?;
+        Ok(llama)
+    }
+
+    fn quantize(&self, source: &Path, out: &Path, head: &str) -> Result<()> {
+        let mut quantize = command(self.programs.join("llama-quantize"));
+        quantize.args(["--allow-requantize", "--pure", "--token-embedding-type", head]).arg(source);
+        run(quantize.arg(out).arg("q4_0"))
+    }
+
+    fn bench(&self, model: &Path, threads: usize) -> Result<Speeds> {
+        let bench = |prompt: &str, generate: &str, more: &[&str]| -> Result<Vec<Value>> {
+            let mut bench = command(self.programs.join("llama-bench"));
+            bench.arg("-m").arg(model).args(["-t", &threads.to_string(), "-p", prompt, "-n", generate, "-r", "1", "-o", "json"]);
+            Ok(serde_json::from_str(&output(bench.args(more))?)?)
+        };
+        let speeds = bench(PROMPT, GENERATE, &[])?;
+        let of = |key: &str| speeds.iter().find(|test| test[key] != 0).and_then(|test| test["avg_ts"].as_f64());
+        // Loading is what is left of a process that computes one token, less the token and the start of a process.
+        let start = Instant::now();
+        output(command(self.programs.join("llama-bench")).arg("--list-devices"))?;
+        let empty_ms = start.elapsed().as_secs_f64() * 1e3;
+        let start = Instant::now();
+        let token = bench("0", "1", &["--no-warmup"])?;
+        let whole_ms = start.elapsed().as_secs_f64() * 1e3;
+        let token_ms = token.first().and_then(|test| test["avg_ns"].as_f64()).context("llama-bench: no avg_ns")? * 1e-6;
+        let missing = "llama-bench: no avg_ts";
+        Ok([of("n_prompt").context(missing)?, of("n_gen").context(missing)?, whole_ms - token_ms - empty_ms])
+    }
+}
+
+fn median(samples: impl Iterator<Item = f64>) -> f64 {
+    let mut samples: Vec<f64> = samples.collect();
+    samples.sort_by(f64::total_cmp);
+    samples[samples.len() / 2]
 }

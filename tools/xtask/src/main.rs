@@ -60,10 +60,10 @@ fn dispatch() -> Result<()> {
         (Some("docs"), []) => checks::docs(),
         (Some("bare"), []) => cross::bare(),
         (Some("arm"), []) => cross::arm(),
-        (Some("fuzz"), args) => fuzz::run(args),
+        (Some("fuzz"), args) => fuzz::run_doors(args),
         (Some("fixtures"), []) => checks::fixtures(),
         (Some("fetch-test-data"), []) => data::fetch(),
-        (Some("compare"), args) => compare::run(args),
+        (Some("compare"), args) => compare::run_both(args),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             Ok(())
@@ -95,7 +95,7 @@ fn ci() -> Result<()> {
     steps.run("host tests", checks::host_tests)?;
     steps.run("bare metal", cross::bare)?;
     steps.run("emulated arm", cross::arm)?;
-    steps.run("fuzz smoke", || fuzz::run(&["--seconds", "5"]))?;
+    steps.run("fuzz smoke", || fuzz::run_doors(&["--seconds", "5"]))?;
     steps.print();
     Ok(())
 }
