@@ -176,6 +176,14 @@ impl<'a> Metadata<'a> {
         }
     }
 
+    /// An array of booleans; `None` when the key is absent or of another type.
+    pub(crate) fn bools(&self, key: &str) -> Option<Vec<bool>> {
+        match *self.values.get(key)? {
+            Value::Array { kind: 7, bytes, .. } => Some(bytes.iter().map(|b| *b != 0).collect()),
+            _ => None,
+        }
+    }
+
     /// An array of f32; `None` when the key is absent.
     ///
     /// # Errors

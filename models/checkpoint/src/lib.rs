@@ -5,12 +5,16 @@
 #![deny(unsafe_code)]
 
 mod checkpoint;
+mod config;
 pub mod dtype;
 mod error;
+mod families;
 mod folder;
 pub mod gguf;
 mod gguf_model;
 mod map;
+mod resolve;
+mod rope;
 mod safetensors;
 mod spec;
 pub mod tokenizer;

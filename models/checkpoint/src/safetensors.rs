@@ -3,6 +3,7 @@
 //! Source: the safetensors format description (huggingface/safetensors, README.md).
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use crate::Error;
 use crate::dtype::Dtype;
 use crate::error::clip;
+use crate::resolve::Found;
 
 /// Longest header that is read, as in the reference implementation.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
@@ -25,14 +27,20 @@ pub(crate) struct Tensor {
     pub(crate) offset: u64,
 }
 
+impl Tensor {
+    pub(crate) fn into_found(self, file: usize) -> Found {
+        Found { file, offset: self.offset, shape: self.shape, dtype: self.dtype }
+    }
+}
+
 #[derive(Deserialize)]
-struct Entry {
+struct Described {
     dtype: String,
     shape: Vec<u64>,
     data_offsets: (u64, u64),
 }
 
-struct Header(BTreeMap<String, Entry>);
+struct Header(BTreeMap<String, Described>);
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -47,10 +55,13 @@ impl<'de> Deserialize<'de> for Header {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
                         map.next_value::<IgnoredAny>()?;
-                    } else if entries.contains_key(&name) {
-                        return Err(A::Error::custom(format!("tensor {} twice", clip(&name))));
-                    } else {
-                        entries.insert(name, map.next_value()?);
+                        continue;
+                    }
+                    match entries.entry(name) {
+                        Entry::Occupied(tensor) => {
+                            return Err(A::Error::custom(format!("tensor {} twice", clip(tensor.key()))));
+                        }
+                        Entry::Vacant(slot) => drop(slot.insert(map.next_value()?)),
                     }
                 }
                 Ok(Header(entries))
