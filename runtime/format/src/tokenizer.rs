@@ -149,6 +149,8 @@ pub enum Split {
     O200k = 5,
     /// The expression of Tekken (Ministral).
     Tekken = 6,
+    /// Not at all.
+    Whole = 7,
 }
 
 /// What is done to text before it is cut.
@@ -247,6 +249,7 @@ impl<'a> Tables<'a> {
             4 => Split::Qwen2,
             5 => Split::O200k,
             6 => Split::Tekken,
+            7 => Split::Whole,
             found => return Err(unknown("tokenizer split", found)),
         };
         let normalizer = match header[5] {

@@ -43,7 +43,7 @@ fn symbols(tables: &Tables, piece: &str, ids: &mut [u32]) -> Result<usize, Error
     let mut push = |id: u32| {
         *ids.get_mut(n).ok_or(short(piece.len(), words))? = id;
         n += 1;
-        Ok(())
+        Ok::<(), Error>(())
     };
     // Unknowns wait: more of them may join.
     let mut unknown: Option<u32> = None;

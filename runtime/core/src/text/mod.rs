@@ -77,10 +77,10 @@ impl<'a> Tokenizer<'a> {
     /// Encodes text between added tokens.
     fn encode_plain(&self, text: &str, specials: bool, scratch: &mut [u8], out: &mut dyn FnMut(u32)) -> Result<(), Error> {
         let normalized = match self.tables.normalizer() {
-            Normalizer::None => None,
             Normalizer::Nfc => nfc::normalize(&self.tables, text, scratch)?,
             Normalizer::Spaces => join_spaces(text, false, scratch)?,
             Normalizer::SpacesAfterOne => join_spaces(text, true, scratch)?,
+            _ => None,
         };
         let (text, scratch) = match normalized {
             None => (text, scratch),

@@ -250,7 +250,8 @@ impl<'t, 's> Pieces<'t, 's> {
             Split::Qwen2 => self.llama3(i, c, 1),
             Split::O200k => self.o200k(i, c, 3, true),
             Split::Tekken => self.o200k(i, c, 1, false),
-            _ => self.to_space(i),
+            Split::Spaces => self.to_space(i),
+            _ => self.limit,
         })
     }
 }
