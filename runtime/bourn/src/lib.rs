@@ -1,1 +1,31 @@
-//! Placeholder.
+//! Run small language models on the device itself: open an image, make a session, stream text.
+//!
+//! ```no_run
+//! use std::ops::ControlFlow;
+//! use std::path::Path;
+//!
+//! let model = bourn::Model::open(Path::new("smollm2.bourn"), &bourn::OpenOptions::default())?;
+//! let mut session = model.session(&bourn::SessionOptions::default())?;
+//! let messages = [bourn::Message::new("user", "Why is the sky blue?")];
+//! session.chat(&messages, &bourn::GenerateOptions::default(), &mut |text| {
+//!     print!("{text}");
+//!     ControlFlow::Continue(())
+//! })?;
+//! # Ok::<(), bourn::Error>(())
+//! ```
+//!
+//! Modules in path order: [`model`] (an open image) → [`template`] (messages to prompt) → [`session`] (prompt to text).
+#![deny(unsafe_code)]
+
+mod error;
+pub mod model;
+pub mod session;
+mod stop;
+pub mod template;
+
+pub use bourn_core::text::EncodeOptions;
+pub use bourn_core::{KvDtype, SamplerOptions};
+pub use bourn_host::{StreamKind, Threads};
+pub use error::Error;
+pub use model::{Message, Model, OpenOptions};
+pub use session::{Finish, GenerateOptions, Session, SessionOptions, Stats};

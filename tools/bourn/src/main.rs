@@ -1,2 +1,30 @@
-//! Placeholder.
-fn main() {}
+//! The program `bourn`: fetch, pack, look, run, measure. Modules in path order: arguments → model → command.
+#![deny(unsafe_code)]
+
+mod args;
+mod cache;
+mod catalogue;
+mod commands;
+mod fetch;
+mod models;
+mod output;
+mod signal;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = args::Cli::parse();
+    signal::listen();
+    match commands::dispatch(cli) {
+        Ok(code) => code,
+        Err(e) if output::is_broken_pipe(&e) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", output::one_line(&e));
+            if let Some(hint) = output::hint(&e) {
+                eprintln!("hint: {hint}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}

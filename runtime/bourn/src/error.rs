@@ -1,0 +1,68 @@
+use std::fmt;
+
+/// Why a model could not be opened or asked.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The image could not be opened or read.
+    Host(bourn_host::Error),
+    /// A token could not be computed.
+    Core(bourn_core::Error),
+    /// The chat template refused, is broken, or does not end.
+    Template(String),
+    /// The image has no such part.
+    Missing {
+        /// The part.
+        what: &'static str,
+    },
+    /// The CPU has no such tier of kernels.
+    Isa {
+        /// The name asked for.
+        name: String,
+        /// The names there are.
+        available: Vec<&'static str>,
+    },
+    /// The workspace could not be had.
+    Memory {
+        /// Bytes needed.
+        need: u64,
+    },
+    /// The prompt has no tokens.
+    EmptyPrompt,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(e) => e.fmt(f),
+            Self::Core(e) => e.fmt(f),
+            Self::Template(e) => write!(f, "chat template: {e}"),
+            Self::Missing { what } => write!(f, "the image has no {what}"),
+            Self::Isa { name, available } => write!(f, "isa {name} not found: this cpu has {}", available.join(", ")),
+            Self::Memory { need } => write!(f, "out of memory: need {need} bytes for the session"),
+            Self::EmptyPrompt => f.write_str("the prompt is empty: need at least 1 token, have 0"),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Host(e) => Some(e),
+            Self::Core(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+impl From<bourn_host::Error> for Error {
+    fn from(e: bourn_host::Error) -> Self {
+        Self::Host(e)
+    }
+}
+
+impl From<bourn_core::Error> for Error {
+    fn from(e: bourn_core::Error) -> Self {
+        Self::Core(e)
+    }
+}

@@ -1,0 +1,79 @@
+//! A session of the core together with the memory lent to it.
+
+#![allow(unsafe_code)]
+
+use bourn_core::{Engine, Error, Options, Session, workspace_bytes};
+use bourn_format::Image;
+use memmap2::MmapMut;
+
+/// A core session that owns its workspace: anonymous memory that costs nothing until it is touched.
+#[derive(Debug)]
+pub struct OwnedSession {
+    /// Borrows from `memory`; lent only through the methods below, so that it cannot be swapped out of reach of it.
+    session: Session<'static>,
+    memory: MmapMut,
+}
+
+impl OwnedSession {
+    /// A session at position 0.
+    ///
+    /// # Errors
+    /// [`Error::Option`] when an option is outside what the image allows, [`Error::Workspace`] when the system has not that
+    /// much memory.
+    pub fn new(image: &Image<'_>, options: &Options) -> Result<Self, Error> {
+        let need = workspace_bytes(image, options)?;
+        let mut memory = MmapMut::map_anon(need).map_err(|_| Error::Workspace { need: need as u64, have: 0 })?;
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
+        let (start, len) = (memory.as_mut_ptr(), memory.len());
+        // SAFETY: `memory` is a private anonymous map of `len` initialised (zero) bytes that keeps its address and stays
+        // mapped until it is dropped, with `Self` and after nothing else uses `session` (which has no destructor). From here
+        // on `memory` itself is only asked for its length, so this is the only borrow of the bytes.
+        let workspace: &'static mut [u8] = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        Ok(Self { session: Session::new(image, options, workspace)?, memory })
+    }
+
+    /// Bytes of the workspace.
+    pub fn workspace_bytes(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// [`Session::position`].
+    pub fn position(&self) -> usize {
+        self.session.position()
+    }
+
+    /// [`Session::context`].
+    pub fn context(&self) -> usize {
+        self.session.context()
+    }
+
+    /// [`Session::rewind`].
+    ///
+    /// # Errors
+    /// [`Error::Rewind`].
+    pub fn rewind(&mut self, image: &Image<'_>, to: usize) -> Result<(), Error> {
+        self.session.rewind(image, to)
+    }
+
+    /// [`Session::prefill`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn prefill(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<&mut [f32], Error> {
+        self.session.prefill(engine, tokens)
+    }
+
+    /// [`Session::logits_of_all`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn logits_of_all(
+        &mut self,
+        engine: &mut Engine<'_>,
+        tokens: &[u32],
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.session.logits_of_all(engine, tokens, sink)
+    }
+}

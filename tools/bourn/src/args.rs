@@ -1,0 +1,351 @@
+//! What may be said on the command line.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Runs small language models on small machines: packs a checkpoint into one int4 image and streams it.
+#[derive(Debug, Parser)]
+#[command(name = "bourn", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Nothing on stderr but errors.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Fetch a checkpoint into the cache
+    Fetch(Fetch),
+    /// Pack a checkpoint into an image
+    Pack(Pack),
+    /// Show what an image holds
+    Inspect(Inspect),
+    /// Answer a prompt, or write on from it
+    Run(Run),
+    /// Chat in the terminal with the model's own template
+    Chat(Chat),
+    /// Text to token ids and back
+    Tokenize(Tokenize),
+    /// Logits of every position
+    Logits(Logits),
+    /// Perplexity of a text, and how far the image is from the float model
+    Eval(Eval),
+    /// Measure speed and memory
+    Bench(Bench),
+    /// Describe this machine and predict its speed
+    Board(Board),
+}
+
+/// How to open a model.
+#[derive(Args, Clone, Debug)]
+pub struct Open {
+    /// Threads for decode and prefill [default: found by a short timed run]
+    #[arg(long, short, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+    /// Where the image's bytes lie
+    #[arg(long, value_enum, default_value_t)]
+    pub stream: Stream,
+    /// Force a tier of kernels (scalar, avx2, avx512vnni, neon, dotprod …)
+    #[arg(long, hide_short_help = true)]
+    pub isa: Option<String>,
+}
+
+/// Where bytes lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Stream {
+    /// Mapped from the file
+    #[default]
+    Mapped,
+    /// Read into memory and checked at opening
+    Resident,
+}
+
+/// The session.
+#[derive(Args, Clone, Debug)]
+pub struct Session {
+    /// Positions, prompt and answer together [default: the model's, at most 4096]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub context: Option<u32>,
+    /// Type of the KV cache [default: f16, for float images f32]
+    #[arg(long, value_enum)]
+    pub kv: Option<Kv>,
+    /// Tokens that prefill takes at once
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), hide_short_help = true)]
+    pub prefill_block: Option<u32>,
+}
+
+/// Type of the KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kv {
+    F32,
+    F16,
+    I8,
+}
+
+/// How to choose tokens; what is not given is as the model's authors recommend.
+#[derive(Args, Clone, Debug)]
+pub struct Sampling {
+    /// 0: always the most likely token
+    #[arg(long)]
+    pub temperature: Option<f32>,
+    /// Keep the K most likely; 0: all
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<u32>,
+    /// Keep the fewest tokens whose probability reaches P
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f32>,
+    /// Keep tokens at least P times as likely as the most likely
+    #[arg(long, value_name = "P")]
+    pub min_p: Option<f32>,
+    /// Make tokens of the last 64 less likely; 1: off
+    #[arg(long, value_name = "X")]
+    pub repetition_penalty: Option<f32>,
+    /// Same seed, same text
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A text that ends the answer and is not part of it; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+}
+
+/// `bourn fetch`
+#[derive(Args, Debug)]
+pub struct Fetch {
+    /// A name of the catalogue
+    pub name: String,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Element type of the packed matrices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Weights {
+    #[default]
+    Q4,
+    Q8,
+    F16,
+    Bf16,
+    F32,
+}
+
+/// How matrices are quantized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Method {
+    /// Round to nearest, each group's scale searched for least error
+    #[default]
+    Rtn,
+}
+
+/// `bourn pack`
+#[derive(Args, Debug)]
+pub struct Pack {
+    /// A Hugging Face folder, a .gguf file, or a name of the catalogue
+    pub src: String,
+    /// The image to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Element type of the matrices
+    #[arg(long, value_enum, default_value_t)]
+    pub weights: Weights,
+    /// Element type of embedding and head [default: q8 under q4, else as --weights]
+    #[arg(long, value_enum)]
+    pub head: Option<Weights>,
+    /// How matrices are quantized
+    #[arg(long, value_enum, default_value_t)]
+    pub method: Method,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn inspect`
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// Read every page and check it
+    #[arg(long)]
+    pub verify: bool,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn run`
+#[derive(Args, Debug)]
+pub struct Run {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// The prompt; - reads it from stdin
+    #[arg(required_unless_present = "ids")]
+    pub prompt: Option<String>,
+    /// Token ids instead of a text
+    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
+    pub ids: Option<Vec<u32>>,
+    /// Most tokens to write [default: until the text ends]
+    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// Write on after the end of the text
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Write on from the bare prompt even if the model has a chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// What the model is told before the prompt
+    #[arg(long, conflicts_with_all = ["raw", "ids"])]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    #[command(flatten)]
+    pub open: Open,
+    #[command(flatten)]
+    pub session: Session,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn chat`
+#[derive(Args, Debug)]
+pub struct Chat {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// What the model is told before the first turn
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Most tokens of an answer
+    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+    #[command(flatten)]
+    pub open: Open,
+    #[command(flatten)]
+    pub session: Session,
+    /// One JSON object for each answer on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn tokenize`
+#[derive(Args, Debug)]
+pub struct Tokenize {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// The text; - reads stdin byte for byte
+    #[arg(required_unless_present_any = ["decode", "chat"])]
+    pub text: Option<String>,
+    /// Put the ids of the model's post-processor around the text
+    #[arg(long)]
+    pub add_special: bool,
+    /// Read spellings of special tokens in the text as text
+    #[arg(long)]
+    pub no_parse_special: bool,
+    /// Ids to turn back into text
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["text", "chat"])]
+    pub decode: Option<Vec<u32>>,
+    /// With --decode: leave special tokens out
+    #[arg(long, requires = "decode")]
+    pub skip_special: bool,
+    /// A message list through the model's template: {"messages": […], …template variables}
+    #[arg(long, value_name = "FILE.json", conflicts_with = "text")]
+    pub chat: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn logits`
+#[derive(Args, Debug)]
+pub struct Logits {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// Token ids
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub ids: Vec<u32>,
+    /// Write the tensor `logits` f32 [n, vocab]
+    #[arg(long, value_name = "FILE.safetensors")]
+    pub out: Option<PathBuf>,
+    /// How many of the best to print for each position
+    #[arg(long, value_name = "K", default_value_t = 10)]
+    pub top: usize,
+    /// Print the XXH3 of all logits' bits instead
+    #[arg(long)]
+    pub checksum: bool,
+    #[command(flatten)]
+    pub open: Open,
+    #[command(flatten)]
+    pub session: Session,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn eval`
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// The text
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Compare with this: an image, a folder, a .gguf file or a name, which is packed in float
+    #[arg(long, value_name = "SRC")]
+    pub against: Option<String>,
+    /// Tokens of a window; windows do not overlap, the incomplete last one is dropped
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
+    pub window: u32,
+    /// Read only this many bytes of the text
+    #[arg(long, value_name = "N")]
+    pub bytes: Option<usize>,
+    /// Judge only this many windows
+    #[arg(long, value_name = "N")]
+    pub windows: Option<usize>,
+    #[command(flatten)]
+    pub open: Open,
+    /// Type of the KV cache [default: f16, for float images f32]
+    #[arg(long, value_enum)]
+    pub kv: Option<Kv>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn bench`
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// An image or a name of the catalogue
+    pub model: String,
+    /// Tokens to read
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub prompt: u32,
+    /// Tokens to write
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    pub generate: u32,
+    /// Runs; the best counts
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub repeat: u32,
+    #[command(flatten)]
+    pub open: Open,
+    #[command(flatten)]
+    pub session: Session,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bourn board`
+#[derive(Args, Debug)]
+pub struct Board {
+    /// Measure how fast this file is read past the page cache
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,78 @@
+//! `bourn bench`: speed and memory of one model on this machine.
+
+use crate::args::Bench;
+use crate::output::{bytes, json, line, ms, round3};
+use crate::{models, signal};
+use anyhow::Result;
+use bourn::{GenerateOptions, StreamKind};
+use bourn_host::{Machine, machine};
+use serde_json::json as object;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Time for measuring the memory's read bandwidth.
+const BANDWIDTH: Duration = Duration::from_millis(300);
+
+/// Reads a prompt and writes an answer a few times; the best run counts.
+pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
+    let model = models::open(&a.model, &a.open, quiet)?;
+    let shape = *model.image().shape();
+    let mut session_args = a.session.clone();
+    session_args.context.get_or_insert((a.prompt + a.generate).min(shape.max_context));
+    let mut session = models::session(&model, &session_args)?;
+    models::announce(&model, &session, quiet);
+    // Ids spread over the vocabulary: the speed does not depend on which.
+    let prompt: Vec<u32> = (0..a.prompt).map(|i| (u64::from(i) * 7919 % u64::from(shape.vocab)) as u32).collect();
+    let options = GenerateOptions { max_tokens: Some(a.generate as usize), ignore_eos: true, ..GenerateOptions::default() };
+    let (mut prefill, mut decode, mut first) = (0f64, 0f64, Duration::MAX);
+    for _ in 0..a.repeat {
+        session.clear()?;
+        let stats = session.generate(&prompt, &options, &mut |_| {
+            if signal::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        prefill = prefill.max(stats.prefill_tok_s);
+        decode = decode.max(stats.decode_tok_s);
+        first = first.min(stats.first_token);
+        if signal::stopped() {
+            break;
+        }
+    }
+    let peak = machine::peak_rss_bytes();
+    let threads = session.threads();
+    let bandwidth = Machine::detect().read_bandwidth(threads.decode, BANDWIDTH).last().copied().unwrap_or(0.0);
+    let per_token = model.image().bytes_per_token();
+    let file = model.image().superblock().file_bytes;
+    // Mapped or resident, all weights stay in memory: none is streamed from storage for every token.
+    let (resident, streamed) = (file, 0u64);
+    let fraction = if bandwidth > 0.0 { decode * per_token as f64 / bandwidth } else { 0.0 };
+    if a.json {
+        json(&object!({
+            "isa": model.kernels().isa,
+            "threads": threads.decode,
+            "prefill_threads": threads.prefill,
+            "prompt_tokens": a.prompt,
+            "generated_tokens": a.generate,
+            "prefill_tok_s": round3(prefill),
+            "decode_tok_s": round3(decode),
+            "first_token_ms": ms(first),
+            "open_ms": ms(model.opened_in()),
+            "peak_rss_bytes": peak,
+            "bytes_per_token": per_token,
+            "read_bandwidth_gb_s": round3(bandwidth / 1e9),
+            "bandwidth_fraction": round3(fraction),
+            "resident_bytes": resident,
+            "streamed_bytes": streamed,
+            "stream": model.file().kind().name(),
+            "workspace_bytes": session.workspace_bytes(),
+        }))?;
+    } else {
+        line(&format!("open      {:>10.2} ms", ms(model.opened_in())))?;
+        line(&format!("prefill   {prefill:>10.1} tok/s ({} tokens, first token after {:.1} ms)", a.prompt, ms(first)))?;
+        line(&format!("decode    {decode:>10.1} tok/s ({} tokens)", a.generate))?;
+        line(&format!("read      {:>10} per token, {:.0} % of {:.1} GB/s", bytes(per_token), 100.0 * fraction, bandwidth / 1e9))?;
+        let kind = if model.file().kind() == StreamKind::Mapped { "mapped" } else { "resident" };
+        line(&format!("memory    {:>10} peak, image {} {kind}", bytes(peak), bytes(file)))?;
+    }
+    Ok(if signal::stopped() { ExitCode::from(signal::EXIT) } else { ExitCode::SUCCESS })
+}

@@ -1,0 +1,88 @@
+//! `bourn chat`: turns typed in a terminal, answered by the model.
+
+use super::run;
+use crate::args::Chat;
+use crate::output::{hinted, json, line, note, print};
+use crate::{models, signal};
+use anyhow::{Context, Result};
+use bourn::{Finish, GenerateOptions, Message};
+use serde_json::json as object;
+use std::io::{self, BufRead, IsTerminal};
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+/// Talks until the input ends. Ctrl-C ends an answer; at the prompt a second one ends the program.
+pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
+    let model = models::open(&a.model, &a.open, quiet)?;
+    if !model.has_chat_template() {
+        return Err(hinted(
+            format!("{}: need a chat template, found none: a base model?", a.model),
+            "to write on from a text: bourn run MODEL TEXT",
+        ));
+    }
+    let mut session = models::session(&model, &a.session)?;
+    models::announce(&model, &session, quiet);
+    let options = GenerateOptions {
+        max_tokens: a.max_tokens.map(|n| n as usize),
+        sampling: models::sampling(&model, &a.sampling),
+        stop: a.sampling.stop.clone(),
+        ignore_eos: false,
+    };
+    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
+    if terminal {
+        note(quiet, "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer");
+    }
+    let system = || a.system.iter().map(|s| Message::new("system", s)).collect::<Vec<_>>();
+    let mut messages = system();
+    let mut input = io::stdin().lock();
+    loop {
+        if terminal {
+            print("> ")?;
+        }
+        let mut bytes = Vec::new();
+        if input.read_until(b'\n', &mut bytes).context("stdin: read")? == 0 {
+            break;
+        }
+        let text = models::utf8(bytes, "stdin")?;
+        match text.trim() {
+            "" => continue,
+            "/exit" | "/quit" => break,
+            "/clear" => {
+                messages = system();
+                continue;
+            }
+            said => messages.push(Message::new("user", said)),
+        }
+        signal::clear();
+        let mut answer = String::new();
+        let mut write: io::Result<()> = Ok(());
+        let stats = session.chat(&messages, &options, &mut |piece| {
+            answer.push_str(piece);
+            if !a.json {
+                write = print(piece);
+            }
+            if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        let stats = match stats {
+            Ok(stats) => stats,
+            Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) => {
+                note(quiet, &format!("the conversation needs {need} positions, the context has {context}: forgetting it"));
+                messages = system();
+                continue;
+            }
+            Err(e) => return Err(e.into()),
+        };
+        write?;
+        if a.json {
+            json(&object!({"text": answer, "ids": session.answer(), "finish": run::finish(stats.finish)}))?;
+        } else {
+            line("")?;
+            note(quiet || !terminal, &run::summary(&stats));
+        }
+        if stats.finish == Finish::Cancelled {
+            signal::clear();
+        }
+        messages.push(Message::new("assistant", &answer));
+    }
+    Ok(ExitCode::SUCCESS)
+}

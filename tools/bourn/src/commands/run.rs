@@ -1,0 +1,101 @@
+//! `bourn run`: a prompt in, text out.
+
+use crate::args::Run;
+use crate::output::{json, line, ms, note, print, round3};
+use crate::{models, signal};
+use anyhow::Result;
+use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Stats};
+use bourn_host::machine;
+use serde_json::json as object;
+use std::io;
+use std::ops::ControlFlow;
+use std::process::ExitCode;
+
+/// Generates; Ctrl-C ends the line, prints what it took and exits with status 130.
+pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
+    let model = models::open(&a.model, &a.open, quiet)?;
+    let prompt = prompt(&model, a)?;
+    models::check_ids(&model, &prompt)?;
+    let mut session = models::session(&model, &a.session)?;
+    models::announce(&model, &session, quiet);
+    let options = GenerateOptions {
+        max_tokens: a.max_tokens.map(|n| n as usize),
+        sampling: models::sampling(&model, &a.sampling),
+        stop: a.sampling.stop.clone(),
+        ignore_eos: a.ignore_eos,
+    };
+    let mut text = String::new();
+    let mut write: io::Result<()> = Ok(());
+    let stats = session.generate(&prompt, &options, &mut |piece| {
+        if a.json {
+            text.push_str(piece);
+        } else {
+            write = print(piece);
+        }
+        if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    write?;
+    if a.json {
+        json(&object!({
+            "text": text,
+            "ids": session.answer(),
+            "prompt_tokens": stats.prompt_tokens,
+            "generated_tokens": stats.generated_tokens,
+            "first_token_ms": ms(stats.first_token),
+            "prefill_tok_s": round3(stats.prefill_tok_s),
+            "decode_tok_s": round3(stats.decode_tok_s),
+            "peak_rss_bytes": machine::peak_rss_bytes(),
+            "bytes_per_token": model.image().bytes_per_token(),
+            "isa": model.kernels().isa,
+            "threads": session.threads().decode,
+            "finish": finish(stats.finish),
+        }))?;
+    } else {
+        line("")?;
+        note(quiet, &summary(&stats));
+    }
+    Ok(if stats.finish == Finish::Cancelled { ExitCode::from(signal::EXIT) } else { ExitCode::SUCCESS })
+}
+
+/// What a generation took, in a line.
+pub fn summary(s: &Stats) -> String {
+    format!(
+        "{} tokens read at {:.1}/s, first token after {:.1} ms, {} written at {:.1}/s, {}, peak {}",
+        s.prompt_tokens,
+        s.prefill_tok_s,
+        ms(s.first_token),
+        s.generated_tokens,
+        s.decode_tok_s,
+        finish(s.finish),
+        crate::output::bytes(machine::peak_rss_bytes()),
+    )
+}
+
+/// Why it ended, in a word.
+pub fn finish(f: Finish) -> &'static str {
+    match f {
+        Finish::EndOfText => "end of text",
+        Finish::StopString => "stop string",
+        Finish::Length => "length",
+        Finish::ContextFull => "context full",
+        Finish::Cancelled => "cancelled",
+    }
+}
+
+/// The ids to begin with: given, or the text through the chat template where the model has one and `--raw` was not said.
+fn prompt(model: &Model, a: &Run) -> Result<Vec<u32>> {
+    if let Some(ids) = &a.ids {
+        return Ok(ids.clone());
+    }
+    let text = match a.prompt.as_deref() {
+        Some("-") => models::utf8(models::stdin()?, "stdin")?,
+        Some(text) => text.to_owned(),
+        None => String::new(),
+    };
+    if a.raw || !model.has_chat_template() {
+        return Ok(model.encode(&text, EncodeOptions { add_special: true, parse_special: true })?);
+    }
+    let system = a.system.iter().map(|s| Message::new("system", s));
+    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
+    Ok(model.chat_prompt(&messages)?)
+}

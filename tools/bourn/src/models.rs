@@ -1,0 +1,261 @@
+//! Model arguments → images: a path is opened as it is, a catalogue name is fetched and packed on first use.
+
+use crate::args::{self, Stream, Weights};
+use crate::output::{bar, hinted, note};
+use crate::{cache, catalogue, fetch, signal};
+use anyhow::{Context, Result, bail};
+use bourn::{KvDtype, Model, OpenOptions, SamplerOptions, SessionOptions, StreamKind, Threads};
+use bourn_checkpoint::Checkpoint;
+use bourn_format::{Dtype, checksum};
+use bourn_pack::Report;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+impl Weights {
+    /// The packer's word for it.
+    fn packed(self) -> bourn_pack::Weights {
+        match self {
+            Self::Q4 => bourn_pack::Weights::Q4,
+            Self::Q8 => bourn_pack::Weights::Q8,
+            Self::F16 => bourn_pack::Weights::F16,
+            Self::Bf16 => bourn_pack::Weights::Bf16,
+            Self::F32 => bourn_pack::Weights::F32,
+        }
+    }
+
+    /// The type of a head.
+    pub fn dtype(self) -> Dtype {
+        match self {
+            Self::Q4 => Dtype::Q4,
+            Self::Q8 => Dtype::Q8,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::Bf16,
+            Self::F32 => Dtype::F32,
+        }
+    }
+}
+
+/// Options of the packer.
+pub fn pack_options(weights: Weights, head: Option<Weights>) -> bourn_pack::Options {
+    bourn_pack::Options {
+        weights: weights.packed(),
+        head: head.map(Weights::dtype),
+        cancel: signal::flag(),
+        ..bourn_pack::Options::default()
+    }
+}
+
+/// Packs with a progress bar.
+pub fn pack(src: &Checkpoint, out: &Path, options: &bourn_pack::Options, quiet: bool) -> Result<Report> {
+    let progress = bar(quiet, 0, "pack");
+    let report = bourn_pack::pack(src, out, options, &mut |p| {
+        progress.set_length(p.total);
+        progress.set_position(p.done);
+        progress.set_message(p.tensor.to_owned());
+    });
+    progress.finish_and_clear();
+    Ok(report?)
+}
+
+/// Where the checkpoint of a folder, .gguf file or catalogue name lies.
+pub fn checkpoint(src: &str, quiet: bool) -> Result<PathBuf> {
+    let path = Path::new(src);
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    if let Some(model) = catalogue::find(src)? {
+        let _lock = cache::lock(&model.name, quiet)?;
+        return Ok(fetch::fetch(&model, quiet)?.path);
+    }
+    Err(not_found(src))
+}
+
+fn not_found(what: &str) -> anyhow::Error {
+    hinted(
+        format!("{what}: need a file or a name of the catalogue, found neither"),
+        format!("the catalogue has {}", catalogue::names()),
+    )
+}
+
+/// The image of a path or a catalogue name.
+pub fn image(model: &str, quiet: bool) -> Result<PathBuf> {
+    let path = Path::new(model);
+    if path.is_dir() || path.extension().is_some_and(|e| e == "gguf" || e == "safetensors") && path.exists() {
+        return Err(hinted(
+            format!("{model}: a checkpoint, not an image"),
+            format!("pack it first: bourn pack {model} -o OUT.bourn"),
+        ));
+    }
+    if path.exists() {
+        return Ok(path.to_owned());
+    }
+    let Some(model) = catalogue::find(model)? else { return Err(not_found(model)) };
+    let options = pack_options(Weights::Q4, None);
+    // Another version of format, packer or options makes another name, so an old image is never taken for a new one.
+    let recipe = format!(
+        "{} {} {:?} {:?} {:?}",
+        env!("CARGO_PKG_VERSION"),
+        bourn_format::VERSION,
+        options.weights,
+        options.head,
+        options.method
+    );
+    let hash = checksum(recipe.as_bytes()) >> 32;
+    let out = cache::folder("images")?.join(format!(
+        "{}-{}-v{}-{hash:08x}.bourn",
+        model.name,
+        options.weights.name(),
+        bourn_format::VERSION
+    ));
+    if out.exists() {
+        return Ok(out);
+    }
+    let _lock = cache::lock(&model.name, quiet)?;
+    if out.exists() {
+        return Ok(out);
+    }
+    let fetched = fetch::fetch(&model, quiet)?;
+    note(quiet, &format!("packing {} once into {}", model.name, out.display()));
+    let checkpoint = Checkpoint::open(&fetched.path)?;
+    pack(&checkpoint, &out, &options, quiet)?;
+    Ok(out)
+}
+
+/// An image that is removed when dropped.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// The image of anything: an image as it is, else a checkpoint packed in float for as long as the guard lives.
+pub fn float_image(src: &str, quiet: bool) -> Result<(PathBuf, Option<Temporary>)> {
+    let is_image = |p: &Path| {
+        use std::io::Read;
+        let mut first = [0; 8];
+        p.is_file()
+            && fs::File::open(p).and_then(|mut f| f.read_exact(&mut first)).is_ok()
+            && first == bourn_format::superblock::MAGIC
+    };
+    if is_image(Path::new(src)) {
+        return Ok((src.into(), None));
+    }
+    let checkpoint = Checkpoint::open(&checkpoint(src, quiet)?)?;
+    // bf16 sources lose nothing in bf16; anything else, de-quantized, only nothing in f32.
+    let bf16 = checkpoint.tensors().iter().filter(|t| t.rows > 1).all(|t| t.dtype == bourn_checkpoint::Dtype::Bf16);
+    let weights = if bf16 { Weights::Bf16 } else { Weights::F32 };
+    let out = cache::folder("tmp")?.join(format!("against-{}.bourn", std::process::id()));
+    let guard = Temporary(out.clone());
+    note(quiet, &format!("packing {src} in {} to compare with", weights.packed().name()));
+    pack(&checkpoint, &out, &pack_options(weights, None), quiet)?;
+    Ok((out, Some(guard)))
+}
+
+/// Opens a model as the arguments say.
+pub fn open(model: &str, open: &args::Open, quiet: bool) -> Result<Model> {
+    open_image(&image(model, quiet)?, open)
+}
+
+/// Opens an image as the arguments say.
+pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
+    let options = OpenOptions {
+        threads: open.threads.map(|n| Threads::both(usize::from(n))),
+        stream: match open.stream {
+            Stream::Mapped => StreamKind::Mapped,
+            Stream::Resident => StreamKind::Resident,
+        },
+        isa: open.isa.clone(),
+    };
+    Ok(Model::open(path, &options)?)
+}
+
+impl args::Kv {
+    /// The core's word for it.
+    pub fn dtype(self) -> KvDtype {
+        match self {
+            Self::F32 => KvDtype::F32,
+            Self::F16 => KvDtype::F16,
+            Self::I8 => KvDtype::I8,
+        }
+    }
+}
+
+/// Name of a KV type.
+pub fn kv_name(kv: KvDtype) -> &'static str {
+    match kv {
+        KvDtype::F32 => "f32",
+        KvDtype::F16 => "f16",
+        KvDtype::I8 => "i8",
+    }
+}
+
+/// A session as the arguments say.
+pub fn session<'m>(model: &'m Model, s: &args::Session) -> Result<bourn::Session<'m>> {
+    let options = SessionOptions {
+        context: s.context.map(|n| n as usize),
+        kv: s.kv.map(args::Kv::dtype),
+        prefill_block: s.prefill_block.map(|n| n as usize),
+        logit_rows: None,
+    };
+    Ok(model.session(&options)?)
+}
+
+/// Sampling as the arguments say, for the rest as the model's authors do.
+pub fn sampling(model: &Model, s: &args::Sampling) -> SamplerOptions {
+    let d = model.sampling();
+    SamplerOptions {
+        temperature: s.temperature.unwrap_or(d.temperature),
+        top_k: s.top_k.unwrap_or(d.top_k),
+        top_p: s.top_p.unwrap_or(d.top_p),
+        min_p: s.min_p.unwrap_or(d.min_p),
+        repetition_penalty: s.repetition_penalty.unwrap_or(d.repetition_penalty),
+        seed: s.seed,
+        ..d
+    }
+}
+
+/// The line that says what was decided.
+pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
+    note(
+        quiet,
+        &format!(
+            "isa={} threads={} stream={} image=v{} {} kv={}",
+            model.kernels().isa,
+            session.threads(),
+            model.file().kind().name(),
+            model.image().superblock().version,
+            model.weights().name(),
+            kv_name(session.kv()),
+        ),
+    );
+}
+
+/// Fails unless every id is a token of the model.
+pub fn check_ids(model: &Model, ids: &[u32]) -> Result<()> {
+    let vocab = model.image().shape().vocab;
+    match ids.iter().find(|&&id| id >= vocab) {
+        Some(id) => bail!("token id {id} out of range: the model has {vocab}"),
+        None => Ok(()),
+    }
+}
+
+/// Reads all of stdin.
+pub fn stdin() -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    std::io::Read::read_to_end(&mut std::io::stdin().lock(), &mut bytes).context("stdin: read")?;
+    Ok(bytes)
+}
+
+/// Text out of bytes.
+pub fn utf8(bytes: Vec<u8>, from: &str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|e| {
+        anyhow::anyhow!(
+            "{from}: not UTF-8: byte {} is {:#04x}",
+            e.utf8_error().valid_up_to(),
+            e.as_bytes()[e.utf8_error().valid_up_to()]
+        )
+    })
+}
