@@ -115,7 +115,7 @@ fn zip<const B: usize, const N: usize>(bytes: &[u8], out: &mut [f32], convert: i
 fn half(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
     let magnitude = f32::from_bits((bits & 0x7FFF) << 13) * f32::from_bits((254 - 15) << 23);
-    let special = if bits & 0x7C00 == 0x7C00 { 0x7F80_0000 } else { 0 };
+    let special = 0u32.wrapping_sub(u32::from(bits & 0x7C00 == 0x7C00)) & 0x7F80_0000;
     f32::from_bits(magnitude.to_bits() | special | (bits & 0x8000) << 16)
 }
 
@@ -233,5 +233,157 @@ fn q6_k(b: &[u8; 210], y: &mut [f32; 256]) {
                 y[l + 96] = d4 * value(low[l + 32] >> 4, 6);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of blocks with every pattern but infinite scales.
+    fn blocks(dtype: Dtype, n: usize) -> Vec<u8> {
+        let mut state = 1u32;
+        let mut bytes = Vec::new();
+        for _ in 0..n * dtype.block_bytes() {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            bytes.push((state >> 24) as u8);
+        }
+        let high: &[usize] = match dtype {
+            Dtype::F32 => &[3],
+            Dtype::F16 | Dtype::Bf16 | Dtype::Q4_0 | Dtype::Q5_0 | Dtype::Q8_0 => &[1],
+            Dtype::Q4_1 | Dtype::Q5_1 | Dtype::Q4K | Dtype::Q5K => &[1, 3],
+            Dtype::Q6K => &[209],
+        };
+        for block in bytes.chunks_exact_mut(dtype.block_bytes()) {
+            high.iter().for_each(|&i| block[i] &= 0xBB);
+        }
+        bytes
+    }
+
+    /// Of the f32 bits: FNV-1a over words.
+    fn checksum(values: &[f32]) -> u64 {
+        values.iter().fold(0xCBF2_9CE4_8422_2325, |h, v| (h ^ u64::from(v.to_bits())).wrapping_mul(0x100_0000_01B3))
+    }
+
+    #[test]
+    fn equals_the_reference_bit_by_bit() {
+        // Checksums of what gguf-py's `dequantize` (ggml's own Python package) makes of the same bytes.
+        let golden = [
+            (Dtype::F32, 0x842AF07EFBFE9837),
+            (Dtype::F16, 0xD9129C45BF372825),
+            (Dtype::Bf16, 0x8A71555D25C00825),
+            (Dtype::Q4_0, 0xD2C7ED4189C91725),
+            (Dtype::Q4_1, 0x4C67B0A6EE87D00F),
+            (Dtype::Q5_0, 0x71FA8CF75F21C525),
+            (Dtype::Q5_1, 0x72937CA172107977),
+            (Dtype::Q8_0, 0xE994CCDF2A8D8265),
+            (Dtype::Q4K, 0x3E58E049435AFE8D),
+            (Dtype::Q5K, 0x1D132968AA8E1FDB),
+            (Dtype::Q6K, 0xEF8F4EF5848CD44B),
+        ];
+        for (dtype, want) in golden {
+            let n = 64;
+            let mut out = vec![f32::NAN; n * dtype.block_len()];
+            dequantize(dtype, &blocks(dtype, n), &mut out);
+            assert!(out.iter().all(|v| v.is_finite()), "{dtype:?}");
+            assert_eq!(checksum(&out), want, "{dtype:?}");
+        }
+    }
+
+    #[test]
+    fn half_is_exact_for_every_pattern() {
+        for bits in 0..=u16::MAX {
+            let (sign, exponent, mantissa) = (bits >> 15, i32::from(bits >> 10 & 31), f64::from(bits & 1023));
+            let magnitude = match exponent {
+                0 => mantissa * 2f64.powi(-24),
+                31 if mantissa == 0.0 => f64::INFINITY,
+                31 => f64::NAN,
+                e => (1.0 + mantissa / 1024.0) * 2f64.powi(e - 15),
+            };
+            let value = half(bits.to_le_bytes());
+            assert!(f64::from(value.abs()) == magnitude || value.is_nan() && magnitude.is_nan(), "{bits:04x}");
+            assert_eq!(value.is_sign_negative(), sign == 1, "{bits:04x}");
+        }
+    }
+
+    /// 1.0 as f16.
+    const ONE: [u8; 2] = [0, 0x3C];
+    /// 0.5 as f16.
+    const HALF: [u8; 2] = [0, 0x38];
+
+    fn one_block<const N: usize>(dtype: Dtype, bytes: &[u8]) -> [f32; N] {
+        assert_eq!((dtype.block_bytes(), dtype.block_len()), (bytes.len(), N));
+        let mut out = [f32::NAN; N];
+        dequantize(dtype, bytes, &mut out);
+        out
+    }
+
+    #[test]
+    fn unpacks_floats() {
+        assert_eq!(one_block(Dtype::F32, &1.5f32.to_le_bytes()), [1.5]);
+        assert_eq!(one_block(Dtype::F16, &[0, 0xC2]), [-3.0]);
+        assert_eq!(one_block(Dtype::Bf16, &[0xC0, 0x3F]), [1.5]);
+    }
+
+    #[test]
+    fn unpacks_q4_0_and_q4_1() {
+        let codes: Vec<u8> = (0..16).map(|j| j | (15 - j) << 4).collect();
+        let y: [f32; 32] = one_block(Dtype::Q4_0, &[&HALF[..], &codes].concat());
+        assert_eq!((y[0], y[15], y[16], y[31]), (-4.0, 3.5, 3.5, -4.0));
+        let y: [f32; 32] = one_block(Dtype::Q4_1, &[&HALF[..], &ONE, &codes].concat());
+        assert_eq!((y[0], y[15], y[16], y[31]), (1.0, 8.5, 8.5, 1.0));
+    }
+
+    #[test]
+    fn unpacks_q5_0_q5_1_and_q8_0() {
+        let codes = [0x21; 16];
+        let high = 0x8000_0001u32.to_le_bytes();
+        let y: [f32; 32] = one_block(Dtype::Q5_0, &[&ONE[..], &high, &codes].concat());
+        assert_eq!((y[0], y[1], y[16], y[31]), (1.0, -15.0, -14.0, 2.0));
+        let y: [f32; 32] = one_block(Dtype::Q5_1, &[&ONE[..], &HALF, &high, &codes].concat());
+        assert_eq!((y[0], y[1], y[16], y[31]), (17.5, 1.5, 2.5, 18.5));
+        let y: [f32; 32] = one_block(Dtype::Q8_0, &[&HALF[..], &[0x80; 32]].concat());
+        assert_eq!(y, [-64.0; 32]);
+    }
+
+    #[test]
+    fn unpacks_q4_k_and_q5_k() {
+        // Scale j + 1 and minimum 33 + j of sub-block j, in six bits each: the upper four share their two top bits' bytes.
+        let mut scales = [0u8; 12];
+        for j in 0..8u8 {
+            let (scale, min) = (j + 1, 33 + j);
+            if j < 4 {
+                scales[j as usize] |= scale;
+                scales[j as usize + 4] |= min;
+            } else {
+                scales[j as usize + 4] = (scale & 15) | (min & 15) << 4;
+                scales[j as usize - 4] |= scale >> 4 << 6;
+                scales[j as usize] |= min >> 4 << 6;
+            }
+        }
+        let nibbles = [0x31; 128];
+        let y: [f32; 256] = one_block(Dtype::Q4K, &[&ONE[..], &HALF, &scales, &nibbles].concat());
+        for j in 0..8 {
+            let q = [1.0, 3.0][j % 2];
+            let want = (j + 1) as f32 * q - 0.5 * (33 + j) as f32;
+            assert_eq!(y[32 * j..32 * (j + 1)], [want; 32], "sub-block {j}");
+        }
+        let mut high = [0; 32];
+        high[5] = 0b1000_0001;
+        let y: [f32; 256] = one_block(Dtype::Q5K, &[&ONE[..], &HALF, &scales, &high, &nibbles].concat());
+        assert_eq!((y[4], y[5]), (1.0 - 16.5, 17.0 - 16.5));
+        assert_eq!((y[32 * 7 + 4], y[32 * 7 + 5]), (8.0 * 3.0 - 20.0, 8.0 * 19.0 - 20.0));
+    }
+
+    #[test]
+    fn unpacks_q6_k() {
+        let scales: Vec<u8> = (0..16u8).map(|j| j.wrapping_sub(8)).collect();
+        let mut low = [0u8; 128];
+        let mut high = [0u8; 64];
+        (low[0], high[0]) = (0x5A, 0b11_10_01_00);
+        let y: [f32; 256] = one_block(Dtype::Q6K, &[&low[..], &high, &scales, &ONE].concat());
+        // Column 0: low nibble 10, high bits 0; 32: byte 32 (0), 1; 64: high nibble 5, 2; 96: byte 32's high nibble, 3.
+        assert_eq!((y[0], y[32], y[64], y[96]), (-8.0 * -22.0, -6.0 * -16.0, -4.0 * 5.0, -2.0 * 16.0));
+        assert_eq!((y[16], y[255]), (-7.0 * -32.0, 7.0 * -32.0));
     }
 }
