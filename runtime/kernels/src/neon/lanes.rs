@@ -1,9 +1,18 @@
 //! Sixteen f32 in four 128-bit registers.
 
 use crate::lanes::impl_lanes;
-use core::arch::aarch64::float32x4_t;
+use core::arch::aarch64::{float32x4_t, int32x4_t};
 
 impl_lanes!(NeonLanes, [float32x4_t; 4], 4 x 1);
+
+impl NeonLanes {
+    /// Lanes from whole numbers, rounded.
+    #[inline(always)]
+    pub(crate) fn from_i32(x: [int32x4_t; 4]) -> Self {
+        // SAFETY: as for the methods of `Lanes`.
+        Self(unsafe { ops::from_i32(x) })
+    }
+}
 
 /// Safe functions with the tier's target features.
 mod ops {
@@ -80,6 +89,12 @@ mod ops {
         let low = |x| vcvtq_f32_s32(vmovl_s16(vget_low_s16(x)));
         let high = |x| vcvtq_f32_s32(vmovl_high_s16(x));
         [low(a), high(a), low(b), high(b)]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn from_i32(x: [int32x4_t; 4]) -> V {
+        [vcvtq_f32_s32(x[0]), vcvtq_f32_s32(x[1]), vcvtq_f32_s32(x[2]), vcvtq_f32_s32(x[3])]
     }
 
     #[inline]

@@ -2,8 +2,10 @@
 //!
 //! No dot products, no fp16 arithmetic, no atomics of Armv8.1.
 
+mod codes;
 mod lanes;
 pub(crate) mod mul_quantized;
+mod ops;
 mod widen;
 
 use crate::tier::tier;
