@@ -103,6 +103,13 @@ fn config(
             config.insert(to.to_owned(), json!(value));
         }
     }
+    // llama.cpp's defaults, which are not those of config.json.
+    let size = |key: &str| config.get(key).and_then(Value::as_u64);
+    let (hidden, heads) = (size("hidden_size"), size("num_attention_heads"));
+    if let (Some(hidden), Some(heads @ 1..)) = (hidden, heads) {
+        config.entry("head_dim").or_insert(json!(hidden / heads));
+        config.entry("num_key_value_heads").or_insert(json!(heads));
+    }
     for (name, to) in NUMBERS {
         if let Some(value) = number(metadata, &key(name))? {
             config.insert(to.to_owned(), value);

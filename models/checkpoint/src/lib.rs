@@ -4,6 +4,7 @@
 //! A model family is a mapping from config keys and tensor names to a [`ModelSpec`] and [`Role`]s (families.rs).
 #![deny(unsafe_code)]
 
+pub mod check;
 mod checkpoint;
 mod config;
 pub mod dtype;
