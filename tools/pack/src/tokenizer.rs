@@ -285,9 +285,7 @@ fn merged(spec: &TokenizerSpec, tables: &Tables, characters: &BTreeMap<&[u8], u3
     } else {
         bytes.iter().map(|&b| tables.byte(b)).collect::<Option<_>>()?
     };
-    while let Some((_, at, id)) = (1..ids.len())
-        .filter_map(|i| tables.merge(ids[i - 1], ids[i]).map(|m| (m.rank, i, m.id)))
-        .min()
+    while let Some((_, at, id)) = (1..ids.len()).filter_map(|i| tables.merge(ids[i - 1], ids[i]).map(|m| (m.rank, i, m.id))).min()
     {
         ids[at - 1] = id;
         ids.remove(at);

@@ -62,7 +62,8 @@ pub(crate) fn tables(nfc: bool) -> Result<Unicode, Error> {
             out.classes.extend_from_slice(block);
             next
         });
-        let number = u8::try_from(number).map_err(|_| Error::TooLarge { what: "blocks of Unicode", most: 256, found: number as u64 })?;
+        let number =
+            u8::try_from(number).map_err(|_| Error::TooLarge { what: "blocks of Unicode", most: 256, found: number as u64 })?;
         out.blocks.push(number);
     }
     Ok(out)
