@@ -431,7 +431,8 @@ impl Pass<'_> {
     /// `y[t] = [m₀·x[t]; m₁·x[t]; …]`, each matrix's rows padded to whole tiles; pieces of rows are shared out.
     fn multiply(&self, matrices: &[Matrix<'_>], input: &Input<'_>, x_stride: usize, y: &mut [f32], y_stride: usize) {
         let padded = layout::padded_cols(input.cols);
-        let x = Q8Rows { n: input.n, q: &input.q8[..input.n * padded], scale: &*input.scale, sum: &*input.sum };
+        let (n_codes, n_groups) = (input.n * padded, input.n * padded / layout::GROUP);
+        let x = Q8Rows { n: input.n, q: &input.q8[..n_codes], scale: &input.scale[..n_groups], sum: &input.sum[..n_groups] };
         let len: usize = matrices.iter().map(|m| layout::padded_rows(m.tensor.rows)).sum();
         let piece = match self.rows.workers() {
             1 => len,
