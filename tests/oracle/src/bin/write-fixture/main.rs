@@ -1,0 +1,41 @@
+//! Writes `tests/fixtures`: a tiny checkpoint with made-up weights, its images in the current format version, and the
+//! checksums of their logits on the scalar tier. Images of older versions stay as they are, to be read for ever.
+#![deny(unsafe_code)]
+
+mod folder;
+mod gguf;
+
+use anyhow::{Context, Result};
+use bourn_format::VERSION;
+use bourn_kernels::KvDtype;
+use bourn_oracle::place;
+use bourn_oracle::runner::{Runner, Setup, pack};
+use bourn_pack::Weights;
+use serde_json::json;
+
+use folder::{VOCAB, write_json};
+
+fn main() -> Result<()> {
+    let fixtures = place::fixtures();
+    let source = fixtures.join("tiny");
+    std::fs::create_dir_all(&source)?;
+    folder::write(&source)?;
+    gguf::write(&fixtures.join("tiny.gguf"))?;
+
+    let prompt: Vec<u32> = (0..40).map(|i| (i * 67 + 5) % VOCAB as u32).collect();
+    let generate = 8;
+    let mut images = serde_json::Map::new();
+    for weights in [Weights::Q4, Weights::F16] {
+        let name = format!("v{VERSION}-{}.bourn", weights.name());
+        pack(&source, &fixtures.join(&name), weights)?;
+        let runner = Runner::open(&fixtures.join(&name))?;
+        let sum = |kv| -> Result<String> {
+            let kernels = bourn_kernels::by_name("scalar").context("the scalar tier is always there")?;
+            let setup = Setup { kernels, kv, block: 16, ..Setup::default() };
+            Ok(format!("{:016x}", runner.checksum(&prompt, generate, &setup)?))
+        };
+        images.insert(name, json!({ "kv_f16": sum(KvDtype::F16)?, "kv_i8": sum(KvDtype::I8)? }));
+    }
+    let golden = json!({ "prompt": prompt, "generate": generate, "images": images });
+    write_json(&fixtures.join(format!("v{VERSION}.json")), &golden)
+}
