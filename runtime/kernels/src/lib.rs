@@ -12,8 +12,16 @@ extern crate std;
 
 #[cfg(target_arch = "x86_64")]
 pub mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub mod avx512vnni;
+#[cfg(target_arch = "aarch64")]
+pub mod dotprod;
 mod generic;
+#[cfg(target_arch = "x86_64")]
+mod groups;
 mod lanes;
+#[cfg(target_arch = "aarch64")]
+pub mod neon;
 pub mod rows;
 pub mod scalar;
 pub mod table;
@@ -39,11 +47,22 @@ pub fn by_name(isa: &str) -> Option<&'static Kernels> {
 }
 
 #[cfg(target_arch = "x86_64")]
-fn tiers() -> [Option<&'static Kernels>; 2] {
-    [avx2::Avx2::detect().map(avx2::Avx2::kernels), Some(&scalar::TABLE)]
+fn tiers() -> [Option<&'static Kernels>; 3] {
+    use avx2::Avx2;
+    use avx512vnni::Avx512Vnni;
+    [Avx512Vnni::detect().map(Avx512Vnni::kernels), Avx2::detect().map(Avx2::kernels), Some(&scalar::TABLE)]
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn tiers() -> [Option<&'static Kernels>; 3] {
+    [
+        dotprod::Dotprod::detect().map(dotprod::Dotprod::kernels),
+        neon::Neon::detect().map(neon::Neon::kernels),
+        Some(&scalar::TABLE),
+    ]
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn tiers() -> [Option<&'static Kernels>; 1] {
     [Some(&scalar::TABLE)]
 }

@@ -34,32 +34,38 @@ pub(crate) fn attend<L: Lanes>(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<
     assert!(kv.k.len() == need && kv.v.len() == need);
     assert!(out.len() == a.n_heads * hd);
     assert!(n == 0 || (n - 1) * a.q_stride + a.n_heads * hd <= a.q.len());
+    assert!(kv.dtype != KvDtype::I8 || (kv.k_scale.len() == kv.slots && kv.v_scale.len() == kv.slots));
     let mut query = 0;
     while query < n * a.n_heads {
         let count = (n * a.n_heads - query).min(PASS);
-        match kv.dtype {
-            KvDtype::F32 => pass::<L, F32>(kv, a, out, query, count),
-            KvDtype::F16 => pass::<L, F16>(kv, a, out, query, count),
-            KvDtype::I8 => {
-                assert!(kv.k_scale.len() == kv.slots && kv.v_scale.len() == kv.slots);
-                pass::<L, I8>(kv, a, out, query, count);
-            }
-        }
+        pass::<L>(kv, a, out, query, count);
         query += count;
     }
 }
 
-/// Running maximum and sum of the queries of a pass.
-struct State<L> {
+/// What a pass knows of its queries in the current run.
+struct Pass<L> {
+    /// Running maximum and sum.
     max: [f32; PASS],
     sum: [L; PASS],
+    /// Offsets in the run that the query sees: `from..to`.
+    from: [usize; PASS],
+    to: [usize; PASS],
+    /// Scores, then weights.
+    s: [[f32; RUN]; PASS],
 }
 
 /// Queries `first..first + count` (token-major) over all they see.
 #[inline(always)]
-fn pass<L: Lanes, E: Elem>(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>, first_query: usize, count: usize) {
+fn pass<L: Lanes>(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>, first_query: usize, count: usize) {
     let hd = kv.head_dim;
-    let mut state = State { max: [f32::NEG_INFINITY; PASS], sum: [L::splat(0.0); PASS] };
+    let mut pass = Pass {
+        max: [f32::NEG_INFINITY; PASS],
+        sum: [L::splat(0.0); PASS],
+        from: [0; PASS],
+        to: [0; PASS],
+        s: [[0.0; RUN]; PASS],
+    };
     for i in 0..count {
         out_of(out, a, hd, first_query + i).fill(0.0);
     }
@@ -67,21 +73,30 @@ fn pass<L: Lanes, E: Elem>(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>,
     let (_, to) = seen(a, first_query + count - 1);
     let mut run = from / RUN;
     while run * RUN < to {
-        let mut i = 0;
-        while i < count {
-            let left = count - i;
-            let q = if left < L::QUERIES { left } else { L::QUERIES };
-            match q {
-                1 => step::<L, E, 1>(kv, a, out, &mut state, first_query, i, run),
-                2 => step::<L, E, 2>(kv, a, out, &mut state, first_query, i, run),
-                3 => step::<L, E, 3>(kv, a, out, &mut state, first_query, i, run),
-                _ => step::<L, E, 4>(kv, a, out, &mut state, first_query, i, run),
+        let base = run * RUN;
+        let slot = base % kv.slots;
+        for i in 0..count {
+            let (f, t) = seen(a, first_query + i);
+            (pass.from[i], pass.to[i]) = (f.saturating_sub(base).min(RUN), t.saturating_sub(base).min(RUN));
+        }
+        match kv.dtype {
+            KvDtype::F32 => score_queries::<L, F32>(kv, a, &mut pass, first_query, count, slot),
+            KvDtype::F16 => score_queries::<L, F16>(kv, a, &mut pass, first_query, count, slot),
+            KvDtype::I8 => score_queries::<L, I8>(kv, a, &mut pass, first_query, count, slot),
+        }
+        for i in 0..count {
+            if pass.from[i] < pass.to[i] {
+                softmax(kv, a, slot, &mut pass, i, out_of(out, a, hd, first_query + i));
             }
-            i += q;
+        }
+        match kv.dtype {
+            KvDtype::F32 => sum_queries::<L, F32>(kv, a, &pass, out, first_query, count, slot),
+            KvDtype::F16 => sum_queries::<L, F16>(kv, a, &pass, out, first_query, count, slot),
+            KvDtype::I8 => sum_queries::<L, I8>(kv, a, &pass, out, first_query, count, slot),
         }
         run += 1;
     }
-    for (i, sum) in state.sum.iter().take(count).enumerate() {
+    for (i, sum) in pass.sum.iter().take(count).enumerate() {
         let sum = L::splat(sum.reduce_add());
         let (o, tail) = out_of(out, a, hd, first_query + i).as_chunks_mut::<16>();
         for o in o {
@@ -103,88 +118,78 @@ fn out_of<'o>(out: &'o mut Block<'_>, a: &Attend<'_>, hd: usize, query: usize) -
     &mut out.row(query / a.n_heads)[(query % a.n_heads) * hd..][..hd]
 }
 
-/// `Q` queries (`first_query + at ..`) times one run.
+/// Queries that share loads next, of `left`.
 #[inline(always)]
-fn step<L: Lanes, E: Elem, const Q: usize>(
+fn together<L: Lanes>(left: usize) -> usize {
+    if left < L::QUERIES { left } else { L::QUERIES }
+}
+
+/// Scores of all queries with one run of keys.
+#[inline(always)]
+fn score_queries<L: Lanes, E: Elem>(
     kv: &KvView<'_>,
     a: &Attend<'_>,
-    out: &mut Block<'_>,
-    state: &mut State<L>,
+    pass: &mut Pass<L>,
+    first_query: usize,
+    count: usize,
+    slot: usize,
+) {
+    let tile_bytes = kv.head_dim * 16 * E::BYTES;
+    let keys = &kv.k[slot / 16 * tile_bytes..][..RUN / 16 * tile_bytes];
+    let mut i = 0;
+    while i < count {
+        let q = together::<L>(count - i);
+        if L::QUERIES >= 4 && q == 4 {
+            scores::<L, E, 4>(keys, kv.head_dim, a, pass, first_query, i);
+        } else if L::QUERIES >= 3 && q == 3 {
+            scores::<L, E, 3>(keys, kv.head_dim, a, pass, first_query, i);
+        } else if L::QUERIES >= 2 && q == 2 {
+            scores::<L, E, 2>(keys, kv.head_dim, a, pass, first_query, i);
+        } else {
+            scores::<L, E, 1>(keys, kv.head_dim, a, pass, first_query, i);
+        }
+        i += q;
+    }
+}
+
+/// Scores of queries `at..at + Q` of the pass.
+#[inline(always)]
+fn scores<L: Lanes, E: Elem, const Q: usize>(
+    keys: &[u8],
+    hd: usize,
+    a: &Attend<'_>,
+    pass: &mut Pass<L>,
     first_query: usize,
     at: usize,
-    run: usize,
 ) {
-    let (hd, base) = (kv.head_dim, run * RUN);
-    let slot = base % kv.slots;
     let mut q = [a.q; Q];
-    let (mut from, mut to) = ([0; Q], [0; Q]);
     let (mut first_seen, mut last_seen) = (RUN, 0);
     for j in 0..Q {
         let query = first_query + at + j;
         q[j] = &a.q[(query / a.n_heads) * a.q_stride + (query % a.n_heads) * hd..][..hd];
-        let (f, t) = seen(a, query);
-        (from[j], to[j]) = (f.saturating_sub(base).min(RUN), t.saturating_sub(base).min(RUN));
-        if from[j] < to[j] {
-            (first_seen, last_seen) = (first_seen.min(from[j]), last_seen.max(to[j]));
+        if pass.from[at + j] < pass.to[at + j] {
+            (first_seen, last_seen) = (first_seen.min(pass.from[at + j]), last_seen.max(pass.to[at + j]));
         }
     }
-    if first_seen >= last_seen {
-        return;
-    }
-    let mut s = [[0.0; RUN]; Q];
-    let tile_bytes = hd * 16 * E::BYTES;
-    let keys = &kv.k[slot / 16 * tile_bytes..][..RUN / 16 * tile_bytes];
+    let s: &mut [[f32; RUN]; Q] = first_mut(&mut pass.s[at..]);
     let (mut tile, tiles) = (first_seen / 16, last_seen.div_ceil(16));
     while tile < tiles {
-        if L::VECTORS >= 4 && tiles - tile >= 4 {
-            scores::<L, E, Q, 4>(keys, hd, &q, tile, &mut s);
+        if L::VECTORS == 4 && tiles - tile >= 4 {
+            score_tiles::<L, E, Q, 4>(keys, hd, &q, tile, s);
             tile += 4;
-        } else if L::VECTORS >= 2 && tiles - tile >= 2 {
-            scores::<L, E, Q, 2>(keys, hd, &q, tile, &mut s);
+        } else if L::VECTORS == 2 && tiles - tile >= 2 {
+            score_tiles::<L, E, Q, 2>(keys, hd, &q, tile, s);
             tile += 2;
         } else {
-            scores::<L, E, Q, 1>(keys, hd, &q, tile, &mut s);
+            score_tiles::<L, E, Q, 1>(keys, hd, &q, tile, s);
             tile += 1;
         }
-    }
-    for j in 0..Q {
-        if from[j] < to[j] {
-            let rescale = softmax(kv, a, slot, &mut s[j], (from[j], to[j]), &mut state.max[at + j], &mut state.sum[at + j]);
-            if let Some(c) = rescale {
-                let c = L::splat(c);
-                let (o, tail) = out_of(out, a, hd, first_query + at + j).as_chunks_mut::<16>();
-                for o in o {
-                    L::load(o).mul(c).store(o);
-                }
-                L::load_part(tail, 0.0).mul(c).store_part(tail);
-            }
-        }
-    }
-    // Positions that all of the queries see are read once for all; before and after them each query has its own.
-    let (mut shared_from, mut shared_to) = (0, RUN);
-    for j in 0..Q {
-        (shared_from, shared_to) = (shared_from.max(from[j]), shared_to.min(to[j]));
-    }
-    let values = &kv.v[slot * hd * E::BYTES..][..RUN * hd * E::BYTES];
-    let query = first_query + at;
-    if Q == 1 || shared_from >= shared_to {
-        for j in 0..Q {
-            add_values::<L, E, 1>(values, a, hd, first(&s[j..]), out, query + j, from[j], to[j]);
-        }
-        return;
-    }
-    for j in 0..Q {
-        add_values::<L, E, 1>(values, a, hd, first(&s[j..]), out, query + j, from[j], shared_from);
-    }
-    add_values::<L, E, Q>(values, a, hd, &s, out, query, shared_from, shared_to);
-    for j in 0..Q {
-        add_values::<L, E, 1>(values, a, hd, first(&s[j..]), out, query + j, shared_to, to[j]);
     }
 }
 
 /// `s[j][16·tile..] = Σ_d q[j][d] · k[d][16]` for `C` tiles of keys.
 #[inline(always)]
-fn scores<L: Lanes, E: Elem, const Q: usize, const C: usize>(
+fn score_tiles<L: Lanes, E: Elem, const Q: usize, const C: usize>(
     keys: &[u8],
     hd: usize,
     q: &[&[f32]; Q],
@@ -212,18 +217,11 @@ fn scores<L: Lanes, E: Elem, const Q: usize, const C: usize>(
     }
 }
 
-/// Turns scores into weights, `p[i]` or for i8 `p[i] · v_scale[i]`, and updates maximum and sum.
-/// Gives the factor by which what was summed before has to shrink, if it has to.
+/// Turns query `i`'s scores into weights, `p` or for i8 `p · v_scale`, updates its maximum and sum and, if the maximum
+/// has grown, shrinks `out`, what was summed before.
 #[inline(always)]
-fn softmax<L: Lanes>(
-    kv: &KvView<'_>,
-    a: &Attend<'_>,
-    slot: usize,
-    s: &mut [f32; RUN],
-    (from, to): (usize, usize),
-    max: &mut f32,
-    sum: &mut L,
-) -> Option<f32> {
+fn softmax<L: Lanes>(kv: &KvView<'_>, a: &Attend<'_>, slot: usize, pass: &mut Pass<L>, i: usize, out: &mut [f32]) {
+    let (from, to, s) = (pass.from[i], pass.to[i], &mut pass.s[i]);
     let tiles = from / 16..to.div_ceil(16);
     let i8_scaled = kv.dtype == KvDtype::I8;
     if i8_scaled || a.softcap != 0.0 {
@@ -246,26 +244,68 @@ fn softmax<L: Lanes>(
         top = L::load(first(&s[tile * 16..])).max(top);
     }
     let top = top.reduce_max();
-    let mut rescale = None;
-    if top > *max {
-        let c = L::splat(*max - top).exp();
-        *sum = sum.mul(c);
-        let mut all = [0.0; 16];
-        c.store(&mut all);
-        rescale = Some(all[0]);
-        *max = top;
+    if top > pass.max[i] {
+        let c = L::splat(pass.max[i] - top).exp();
+        pass.max[i] = top;
+        pass.sum[i] = pass.sum[i].mul(c);
+        let (o, tail) = out.as_chunks_mut::<16>();
+        for o in o {
+            L::load(o).mul(c).store(o);
+        }
+        L::load_part(tail, 0.0).mul(c).store_part(tail);
     }
-    let m = L::splat(*max);
+    let m = L::splat(pass.max[i]);
     for tile in tiles {
         let s = first_mut(&mut s[tile * 16..]);
         let mut p = L::load(s).sub(m).exp();
-        *sum = sum.add(p);
+        pass.sum[i] = pass.sum[i].add(p);
         if i8_scaled {
             p = p.mul(L::load(first(&kv.v_scale[slot + tile * 16..])));
         }
         p.store(s);
     }
-    rescale
+}
+
+/// Adds one run of values to every query's output.
+#[inline(always)]
+fn sum_queries<L: Lanes, E: Elem>(
+    kv: &KvView<'_>,
+    a: &Attend<'_>,
+    pass: &Pass<L>,
+    out: &mut Block<'_>,
+    first_query: usize,
+    count: usize,
+    slot: usize,
+) {
+    let hd = kv.head_dim;
+    let values = &kv.v[slot * hd * E::BYTES..][..RUN * hd * E::BYTES];
+    let mut i = 0;
+    while i < count {
+        let q = together::<L>(count - i);
+        // Positions that all `q` see are read once for all; before and after them each query has its own.
+        let (mut from, mut to) = (0, RUN);
+        for j in i..i + q {
+            (from, to) = (from.max(pass.from[j]), to.min(pass.to[j]));
+        }
+        if q == 1 || from >= to {
+            (from, to) = (RUN, RUN);
+        }
+        for part in 0..3 {
+            if part != 1 {
+                for j in i..i + q {
+                    let (f, t) = if part == 0 { (pass.from[j], pass.to[j].min(from)) } else { (to, pass.to[j]) };
+                    add_values::<L, E, 1>(values, a, hd, first(&pass.s[j..]), out, first_query + j, f, t);
+                }
+            } else if L::QUERIES >= 4 && q == 4 {
+                add_values::<L, E, 4>(values, a, hd, first(&pass.s[i..]), out, first_query + i, from, to);
+            } else if L::QUERIES >= 3 && q == 3 {
+                add_values::<L, E, 3>(values, a, hd, first(&pass.s[i..]), out, first_query + i, from, to);
+            } else if L::QUERIES >= 2 && q == 2 {
+                add_values::<L, E, 2>(values, a, hd, first(&pass.s[i..]), out, first_query + i, from, to);
+            }
+        }
+        i += q;
+    }
 }
 
 /// `out[j][d] += Σ_i p[j][i] · v[i][d]` for `Q` queries from `query` on, `from ≤ i < to`.
@@ -288,7 +328,7 @@ fn add_values<L: Lanes, E: Elem, const Q: usize>(
         if L::VECTORS >= 4 && hd - d >= 64 {
             value_lanes::<L, E, Q, 4>(values, a, hd, p, out, query, d, (from, to));
             d += 64;
-        } else if L::VECTORS >= 2 && hd - d >= 32 {
+        } else if L::VECTORS == 2 && hd - d >= 32 {
             value_lanes::<L, E, Q, 2>(values, a, hd, p, out, query, d, (from, to));
             d += 32;
         } else {

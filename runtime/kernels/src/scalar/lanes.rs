@@ -37,7 +37,7 @@ fn two<const N: usize>(x: &[u8; N], i: usize) -> [u8; 2] {
 }
 
 impl Lanes for Scalar {
-    const QUERIES: usize = 4;
+    const QUERIES: usize = 1;
     const VECTORS: usize = 1;
 
     fn splat(x: f32) -> Self {
@@ -50,6 +50,7 @@ impl Lanes for Scalar {
         let (x, _) = x.as_chunks::<4>();
         Self(core::array::from_fn(|i| f32::from_le_bytes(x[i])))
     }
+    #[inline(never)]
     fn from_f16(x: &[u8; 32]) -> Self {
         Self(core::array::from_fn(|i| f16::from_le_bytes(two(x, i)).to_f32_const()))
     }
@@ -62,6 +63,7 @@ impl Lanes for Scalar {
     fn store(self, x: &mut [f32; 16]) {
         *x = self.0;
     }
+    #[inline(never)]
     fn to_f16(self) -> [u8; 32] {
         let mut out = [0; 32];
         for (o, x) in out.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
@@ -84,6 +86,7 @@ impl Lanes for Scalar {
     fn div(self, b: Self) -> Self {
         self.zip(b, |a, b| a / b)
     }
+    #[inline(never)] // Long where the CPU has no such instruction.
     fn fma(self, b: Self, c: Self) -> Self {
         Self(core::array::from_fn(|i| libm::fmaf(self.0[i], b.0[i], c.0[i])))
     }

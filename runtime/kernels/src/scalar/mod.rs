@@ -7,6 +7,7 @@ mod row;
 use crate::generic;
 use crate::table::Kernels;
 use lanes::Scalar;
+pub(crate) use mul_quantized::check;
 pub use mul_quantized::mul_quantized;
 pub use row::row_f32;
 
