@@ -15,9 +15,9 @@ use crate::spec::GenerationSpec;
 use crate::tokenizer::TokenizerSpec;
 use crate::{Error, families, resolve, safetensors};
 
-/// Longest config, template or licence that is read.
+/// Longest config, index, template or licence that is read; parsed ones take a few tens of bytes a byte.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
-/// Longest tokenizer.json or index that is read: the largest published ones are near 40 MB.
+/// Longest tokenizer.json that is read: the largest published ones are near 40 MB.
 const MAX_TABLE_BYTES: u64 = 256 << 20;
 
 /// Reads every file but the weights, and maps those.
@@ -30,7 +30,7 @@ pub(crate) fn open(dir: &Path) -> Result<(Parts, Vec<Mapped>), Error> {
     let (files, found) = weights(dir)?;
     let tensors = resolve::hugging_face(mapping, &mut spec, &found)?;
 
-    let tokenizer_config = read(dir, "tokenizer_config.json", MAX_TABLE_BYTES)?;
+    let tokenizer_config = read(dir, "tokenizer_config.json", MAX_TEXT_BYTES)?;
     let tokenizer = match read(dir, "tokenizer.json", MAX_TABLE_BYTES)? {
         Some(json) => Some(TokenizerSpec::from_tokenizer_json(&json, tokenizer_config.as_deref())?),
         None => None,
@@ -85,7 +85,7 @@ fn weights(dir: &Path) -> Result<(Vec<Mapped>, HashMap<String, Found>), Error> {
         files.push(file);
         return Ok((files, found));
     }
-    let Some(bytes) = read(dir, INDEX, MAX_TABLE_BYTES)? else {
+    let Some(bytes) = read(dir, INDEX, MAX_TEXT_BYTES)? else {
         return Err(Error::missing(format!("{SINGLE} and no {INDEX}"), "the folder"));
     };
     let json = Json::parse(&bytes, INDEX)?;

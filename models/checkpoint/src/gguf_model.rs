@@ -77,7 +77,10 @@ pub(crate) fn open(bytes: &[u8]) -> Result<Parts, Error> {
         tokenizer,
         chat_template: owned("tokenizer.chat_template")?,
         generation: generation(&metadata, spec.vocab)?,
-        license: owned("general.license")?,
+        license: match owned("general.license")? {
+            Some(other) if other == "other" => owned("general.license.name")?.or(Some(other)),
+            license => license,
+        },
         license_text: None,
         name: owned("general.name")?,
         spec,
