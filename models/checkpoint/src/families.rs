@@ -294,7 +294,7 @@ fn base(c: Config<'_>, d: &Defaults) -> Result<ModelSpec, Error> {
     })
 }
 
-/// Lets layers slide: those that `layer_types` names, else those of the family's pattern. A window as wide as the context is none.
+/// Lets layers slide: those that `layer_types` names, else those of the family's pattern.
 fn slide(spec: &mut ModelSpec, c: Config<'_>, window: Option<u32>, pattern: impl Fn(usize) -> bool) -> Result<(), Error> {
     let n = spec.layer_sliding.len();
     let sliding = match c.text.list("layer_types")? {
@@ -304,11 +304,16 @@ fn slide(spec: &mut ModelSpec, c: Config<'_>, window: Option<u32>, pattern: impl
         Some(types) => types.iter().map(layer_slides).collect::<Result<_, _>>()?,
         None => (0..n).map(pattern).collect(),
     };
-    if let Some(window) = window.filter(|&w| w > 0 && w < spec.max_context) {
+    if let Some(window) = window.filter(|&w| w > 0) {
         spec.layer_sliding = sliding;
-        spec.window = if spec.layer_sliding.contains(&true) { window } else { 0 };
+        spec.window = if spec.layer_sliding.contains(&true) { window.min(spec.max_context) } else { 0 };
     }
     Ok(())
+}
+
+/// A window as wide as the context is none: for families whose layers differ in nothing else.
+fn narrow(spec: &ModelSpec, c: Config<'_>) -> Result<Option<u32>, Error> {
+    Ok(c.text.u32("sliding_window")?.filter(|&window| window < spec.max_context))
 }
 
 fn layer_slides(kind: &Value) -> Result<bool, Error> {
@@ -354,7 +359,8 @@ fn qwen(c: Config<'_>, defaults: &Defaults) -> Result<ModelSpec, Error> {
     let mut spec = base(c, defaults)?;
     if c.text.bool("use_sliding_window")?.unwrap_or(false) {
         let first = c.text.u32("max_window_layers")?.unwrap_or(28) as usize;
-        slide(&mut spec, c, c.text.u32("sliding_window")?, |i| i >= first)?;
+        let window = narrow(&spec, c)?;
+        slide(&mut spec, c, window, |i| i >= first)?;
     }
     let rope = Rope::full(c, defaults.theta)?;
     finish(spec, rope, rope)
@@ -396,7 +402,8 @@ fn gemma3(c: Config<'_>) -> Result<ModelSpec, Error> {
 fn phi3(c: Config<'_>) -> Result<ModelSpec, Error> {
     let defaults = Defaults { max_context: 4096, norm_eps: 1e-5, ..Defaults::of(Family::Phi3) };
     let mut spec = base(c, &defaults)?;
-    slide(&mut spec, c, c.text.u32("sliding_window")?, |_| true)?;
+    let window = narrow(&spec, c)?;
+    slide(&mut spec, c, window, |_| true)?;
     let rope = Rope::full(c, defaults.theta)?;
     finish(spec, rope, rope)
 }
@@ -411,7 +418,8 @@ fn ministral3(c: Config<'_>) -> Result<ModelSpec, Error> {
         ..Defaults::of(Family::Ministral3)
     };
     let mut spec = base(c, &defaults)?;
-    slide(&mut spec, c, c.text.u32("sliding_window")?, |_| true)?;
+    let window = narrow(&spec, c)?;
+    slide(&mut spec, c, window, |_| true)?;
     let rope = Rope::full(c, 1e6)?;
     if let Some(beta) = rope.temperature_beta()? {
         spec.attn_temperature_beta = beta as f32;

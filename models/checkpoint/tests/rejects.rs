@@ -122,6 +122,21 @@ fn rejects_sizes_that_make_no_sense() {
 }
 
 #[test]
+fn wide_windows_are_none_unless_a_rope_hangs_on_them() {
+    let spec = |family: &str, window: u32| {
+        let text = config(&format!(
+            r#""model_type": "{family}", "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 2,
+            "max_position_embeddings": 64, "sliding_window": {window}, "sliding_window_pattern": 2"#
+        ));
+        bourn_checkpoint::check::config(text.as_bytes()).unwrap()
+    };
+    assert_eq!((spec("phi3", 63).window, spec("phi3", 63).layer_sliding), (63, vec![true]));
+    assert_eq!((spec("phi3", 64).window, spec("phi3", 64).layer_sliding), (0, vec![false]));
+    assert_eq!((spec("gemma3_text", 8).window, spec("gemma3_text", 8).layer_sliding), (8, vec![true]));
+    assert_eq!((spec("gemma3_text", 99).window, spec("gemma3_text", 99).layer_sliding), (64, vec![true]));
+}
+
+#[test]
 fn rejects_layer_types_that_are_too_few_or_strange() {
     let gemma = config(r#""model_type": "gemma3_text", "sliding_window": 8, "layer_types": "#);
     for list in [r#"[]}"#, r#"["chunked_attention"]}"#, "[1]}"] {
