@@ -6,10 +6,12 @@ use crate::table::{Q8Rows, Tiles};
 use bourn_format::layout::{BLOCK_COLS, GROUP, padded_cols};
 
 /// The activations of one group.
+///
+/// In functions with target features a closure may not be passed to a function without: it would stay a call. Plain loops do.
 #[derive(Clone, Copy)]
 pub(crate) struct Group<'a> {
-    /// The whole numbers, four to a word.
-    pub(crate) q: &'a [[i8; 4]; 8],
+    /// The whole numbers, four signed bytes to a word.
+    pub(crate) q: &'a [[u8; 4]; 8],
     /// Their scale.
     pub(crate) scale: f32,
     /// Their sum.
@@ -54,7 +56,7 @@ impl<'a> Groups<'a> {
         let i = t * self.per_row + g;
         // SAFETY: `i < n · per_row`, and `q` has `GROUP` elements for each: `check`.
         let q = unsafe { self.rows.q.as_ptr().add(i * GROUP) };
-        // SAFETY: `GROUP` elements are there, read-only for `'a`; arrays of i8 take any alignment.
+        // SAFETY: `GROUP` elements are there, read-only for `'a`; arrays of bytes take any alignment.
         let q = unsafe { &*q.cast() };
         // SAFETY: `i < n · per_row = scale.len()`: `check`.
         let scale = unsafe { *self.rows.scale.get_unchecked(i) };

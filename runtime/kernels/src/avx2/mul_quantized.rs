@@ -37,7 +37,7 @@ pub(super) fn mul_quantized(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>) {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 fn tiles<const D: u8>(w: &Tiles<'_>, x: &Groups<'_>, y: &mut Block<'_>) {
-    let table = _mm256_broadcastsi128_si256(load16(&w.table.map(|t| (t + 32) as u8)));
+    let table = _mm256_broadcastsi128_si256(load16(&lifted(&w.table)));
     for (tile, bytes) in w.bytes.chunks_exact(x.blocks() * block_bytes(w.dtype)).enumerate() {
         if x.n() == 1 {
             decode::<D>(bytes, table, x, &mut y.row(0)[tile * TILE_ROWS..][..TILE_ROWS]);
@@ -59,8 +59,8 @@ fn decode<const D: u8>(tile: &[u8], table: __m256i, x: &Groups<'_>, y: &mut [f32
         for g in 0..2 {
             // SAFETY: vector 0 of 1; as many blocks in a tile as in a vector: `tiles` cut them so.
             let x = unsafe { x.get(0, 2 * b + g) };
-            for (half, acc) in acc.iter_mut().enumerate() {
-                *acc = Weights::unpack::<D>(block, g, half, table).mul::<D>(x, *acc);
+            for half in 0..2 {
+                acc[half] = Weights::unpack::<D>(block, g, half, table).mul::<D>(x, acc[half]);
             }
         }
     }
@@ -112,8 +112,8 @@ impl Weights {
         let mut levels = [_mm256_setzero_si256(); 8];
         if D == Q8 {
             let (words, _) = block[64 + 512 * g..].as_chunks::<32>();
-            for (p, level) in levels.iter_mut().enumerate() {
-                *level = load32(&words[2 * p + half]);
+            for p in 0..8 {
+                levels[p] = load32(&words[2 * p + half]);
             }
         } else {
             let header = if D == Q4M { 128 } else { 64 };
@@ -155,10 +155,15 @@ impl Weights {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
     fn pairs<const D: u8>(&self, x: Group<'_>, p: usize) -> __m256i {
-        let q = _mm256_set1_epi32(i32::from_le_bytes(x.q[p].map(|q| q as u8)));
+        let q = _mm256_set1_epi32(i32::from_le_bytes(x.q[p]));
         let w = self.levels[p];
         if D == Q8 { _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(q, w)) } else { _mm256_maddubs_epi16(w, q) }
     }
+}
+
+/// `t + 32`, unsigned.
+fn lifted(table: &[i8; 16]) -> [u8; 16] {
+    table.map(|t| t.wrapping_add(32) as u8)
 }
 
 /// Bytes of a block of type `D`.

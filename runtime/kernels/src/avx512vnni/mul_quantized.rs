@@ -36,7 +36,7 @@ pub(super) fn mul_quantized(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
 fn tiles<const D: u8>(w: &Tiles<'_>, x: &Groups<'_>, y: &mut Block<'_>) {
-    let table = _mm512_broadcast_i32x4(load16(&w.table.map(|t| (t + 32) as u8)));
+    let table = _mm512_broadcast_i32x4(load16(&lifted(&w.table)));
     for (tile, bytes) in w.bytes.chunks_exact(x.blocks() * block_bytes(w.dtype)).enumerate() {
         if x.n() == 1 {
             decode::<D>(bytes, table, x, first_mut(&mut y.row(0)[tile * TILE_ROWS..]));
@@ -104,8 +104,8 @@ impl Weights {
         let mut levels = [_mm512_setzero_si512(); 8];
         if D == Q8 {
             let (words, _) = block[64 + 512 * g..].as_chunks::<64>();
-            for (level, word) in levels.iter_mut().zip(words) {
-                *level = _mm512_xor_si512(load64(word), _mm512_set1_epi8(-128));
+            for p in 0..8 {
+                levels[p] = _mm512_xor_si512(load64(&words[p]), _mm512_set1_epi8(-128));
             }
         } else {
             let header = if D == Q4M { 128 } else { 64 };
@@ -128,13 +128,18 @@ impl Weights {
         let sum = _mm512_set1_epi32(x.sum);
         let lift = if D == Q8 { _mm512_slli_epi32::<7>(sum) } else { _mm512_slli_epi32::<5>(sum) };
         let mut dot = _mm512_sub_epi32(_mm512_setzero_si512(), lift);
-        for (&level, &q) in self.levels.iter().zip(x.q) {
-            dot = _mm512_dpbusd_epi32(dot, level, _mm512_set1_epi32(i32::from_le_bytes(q.map(|q| q as u8))));
+        for p in 0..8 {
+            dot = _mm512_dpbusd_epi32(dot, self.levels[p], _mm512_set1_epi32(i32::from_le_bytes(x.q[p])));
         }
         let s_x = _mm512_set1_ps(x.scale);
         let acc = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(self.scale, s_x), acc);
         if D == Q4M { _mm512_fmadd_ps(self.min, _mm512_mul_ps(s_x, _mm512_cvtepi32_ps(sum)), acc) } else { acc }
     }
+}
+
+/// `t + 32`, unsigned.
+fn lifted(table: &[i8; 16]) -> [u8; 16] {
+    table.map(|t| t.wrapping_add(32) as u8)
 }
 
 /// Bytes of a block of type `D`.
