@@ -24,21 +24,20 @@ impl Dot for Sdot {
     }
 
     #[inline(always)]
-    fn start(bias: i32) -> Self::Acc {
-        // SAFETY: as above.
-        unsafe { ops::splat(bias) }
+    fn start(bias: int32x4_t) -> Self::Acc {
+        bias
     }
 
     #[inline(always)]
     fn step<const P: usize>(acc: Self::Acc, w: [int8x16_t; 2], x: &Self::X) -> Self::Acc {
-        // SAFETY: SDOT too, as every caller is reached through the tier's token.
+        // SAFETY: SDOT, as every caller is reached through the tier's token.
         let acc = unsafe { ops::sdot::<P>(acc, w[0], x[0]) };
         // SAFETY: as above.
         unsafe { ops::sdot::<P>(acc, w[1], x[1]) }
     }
 
     #[inline(always)]
-    fn finish(acc: Self::Acc, _bias: i32) -> int32x4_t {
+    fn finish(acc: Self::Acc, _bias: int32x4_t) -> int32x4_t {
         acc
     }
 }
@@ -54,12 +53,6 @@ mod ops {
         // SAFETY: 32 readable bytes.
         let x = unsafe { vld1q_s8_x2(q.as_ptr()) };
         [x.0, x.1]
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    pub(super) fn splat(x: i32) -> int32x4_t {
-        vdupq_n_s32(x)
     }
 
     /// `acc[i] + Σ_j w[4i + j] · x[4·LANE + j]`.

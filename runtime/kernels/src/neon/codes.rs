@@ -1,70 +1,69 @@
 //! Stored codes to signed bytes: 16 of them, 4 rows × 4 consecutive columns, are one vector.
 
 use crate::neon::ops;
-use bourn_format::Dtype;
-use bourn_format::layout::block_bytes;
 use core::arch::aarch64::{int8x16_t, uint8x16_t};
 
-/// A quantized type as the kernel reads it.
-pub(crate) trait Codes: Copy {
-    /// Bytes of a block.
-    const BLOCK: usize;
+/// A quantized type as the kernel reads it: blocks of `N` vectors of 16 bytes.
+pub(crate) trait Codes<const N: usize>: Copy {
     /// Whether groups have minima.
     const MINIMA: bool;
     /// What every byte that [`Self::words`] gives is too large by.
     const EXCESS: i32;
 
     /// Columns `4·P ..` and `16 + 4·P ..` of group `g`, four rows from row `4·quad`.
-    fn words<const P: usize>(self, block: &[u8], g: usize, quad: usize) -> [int8x16_t; 2];
+    fn words<const P: usize>(self, block: &[[u8; 16]; N], g: usize, quad: usize) -> [int8x16_t; 2];
 }
 
-/// [`Dtype::Q8`].
+/// Vectors of a Q8 block: 4 of scales, 64 of bytes.
+pub(crate) const Q8: usize = 68;
+/// Vectors of a Q4 block: 4 of scales, 32 of codes.
+pub(crate) const Q4: usize = 36;
+/// Vectors of a Q4M block: 4 of scales, 4 of minima, 32 of codes.
+pub(crate) const Q4M: usize = 40;
+
+/// Signed bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes;
 
-impl Codes for Bytes {
-    const BLOCK: usize = block_bytes(Dtype::Q8);
+impl Codes<Q8> for Bytes {
     const MINIMA: bool = false;
     const EXCESS: i32 = 0;
 
     #[inline(always)]
-    fn words<const P: usize>(self, block: &[u8], g: usize, quad: usize) -> [int8x16_t; 2] {
-        let codes = &block[64 + 512 * g + 64 * P + 16 * quad..];
+    fn words<const P: usize>(self, block: &[[u8; 16]; Q8], g: usize, quad: usize) -> [int8x16_t; 2] {
+        let at = 4 + 32 * g + 4 * P + quad;
         // SAFETY: NEON, as every caller is reached through a tier's token.
-        unsafe { ops::bytes(codes, &codes[256..]) }
+        unsafe { ops::bytes(&block[at], &block[at + 16]) }
     }
 }
 
-/// [`Dtype::Q4`] and, with `MIN`, [`Dtype::Q4M`], of any table.
+/// Nibbles of the linear table: codes as they are, which is 8 more than their levels.
 #[derive(Clone, Copy)]
-pub(crate) struct Levels<const MIN: bool>(pub(crate) uint8x16_t);
+pub(crate) struct Linear;
 
-impl<const MIN: bool> Codes for Levels<MIN> {
-    const BLOCK: usize = Linear::<MIN>::BLOCK;
-    const MINIMA: bool = MIN;
-    const EXCESS: i32 = 0;
-
-    #[inline(always)]
-    fn words<const P: usize>(self, block: &[u8], g: usize, quad: usize) -> [int8x16_t; 2] {
-        let nibbles = Linear::<MIN>.words::<P>(block, g, quad);
-        // SAFETY: NEON, as every caller is reached through a tier's token.
-        unsafe { ops::look_up(self.0, nibbles) }
-    }
-}
-
-/// The same of the linear table: codes as they are, which is 8 more than their levels.
-#[derive(Clone, Copy)]
-pub(crate) struct Linear<const MIN: bool>;
-
-impl<const MIN: bool> Codes for Linear<MIN> {
-    const BLOCK: usize = block_bytes(if MIN { Dtype::Q4M } else { Dtype::Q4 });
-    const MINIMA: bool = MIN;
+impl<const N: usize> Codes<N> for Linear {
+    const MINIMA: bool = N == Q4M;
     const EXCESS: i32 = 8;
 
     #[inline(always)]
-    fn words<const P: usize>(self, block: &[u8], g: usize, quad: usize) -> [int8x16_t; 2] {
-        let header = if MIN { 128 } else { 64 };
+    fn words<const P: usize>(self, block: &[[u8; 16]; N], g: usize, quad: usize) -> [int8x16_t; 2] {
         // SAFETY: NEON, as every caller is reached through a tier's token.
-        unsafe { ops::nibbles(&block[header + 256 * g + 64 * P + 16 * quad..]) }
+        unsafe { ops::nibbles(&block[N - 32 + 16 * g + 4 * P + quad]) }
+    }
+}
+
+/// Nibbles of any table.
+#[derive(Clone, Copy)]
+pub(crate) struct Levels(pub(crate) uint8x16_t);
+
+impl<const N: usize> Codes<N> for Levels {
+    const MINIMA: bool = N == Q4M;
+    const EXCESS: i32 = 0;
+
+    #[inline(always)]
+    fn words<const P: usize>(self, block: &[[u8; 16]; N], g: usize, quad: usize) -> [int8x16_t; 2] {
+        let nibbles = Linear.words::<P>(block, g, quad);
+        // SAFETY: NEON, as every caller is reached through a tier's token.
+        unsafe { ops::look_up(self.0, nibbles) }
     }
 }

@@ -6,6 +6,13 @@ use core::arch::aarch64::{float32x4_t, int32x4_t};
 impl_lanes!(NeonLanes, [float32x4_t; 4], 4 x 1);
 
 impl NeonLanes {
+    /// Lanes from binary16, exact.
+    #[inline(always)]
+    pub(crate) fn from_f16_halves(a: &[u8; 16], b: &[u8; 16]) -> Self {
+        // SAFETY: as for the methods of `Lanes`.
+        Self(unsafe { ops::from_f16_halves(a, b) })
+    }
+
     /// Lanes from whole numbers, rounded.
     #[inline(always)]
     pub(crate) fn from_i32(x: [int32x4_t; 4]) -> Self {
@@ -67,7 +74,13 @@ mod ops {
     #[target_feature(enable = "neon")]
     pub(super) fn from_f16(x: &[u8; 32]) -> V {
         let (x, _) = x.as_chunks::<16>();
-        let (a, b) = (vreinterpretq_f16_u8(load16(&x[0])), vreinterpretq_f16_u8(load16(&x[1])));
+        from_f16_halves(&x[0], &x[1])
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    pub(super) fn from_f16_halves(a: &[u8; 16], b: &[u8; 16]) -> V {
+        let (a, b) = (vreinterpretq_f16_u8(load16(a)), vreinterpretq_f16_u8(load16(b)));
         [vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a), vcvt_f32_f16(vget_low_f16(b)), vcvt_high_f32_f16(b)]
     }
 
