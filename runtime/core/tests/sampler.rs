@@ -67,7 +67,7 @@ fn top_p_keeps_the_fewest_that_reach_it() {
 fn top_p_reaches_past_one_run_of_a_flat_distribution() {
     let logits = vec![0.0; 3000];
     let options = SamplerOptions { temperature: 1.0, top_p: 0.5, ..SamplerOptions::default() };
-    let counts = draw_many(options, &logits, 60_000);
+    let counts = draw_many(options, &logits, 25_000);
     assert!(counts[..1500].iter().all(|&c| c > 0));
     assert!(counts[1501..].iter().all(|&c| c == 0));
 }
