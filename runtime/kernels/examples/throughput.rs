@@ -21,21 +21,24 @@ fn fastest(mut run: impl FnMut()) -> f64 {
     best
 }
 
-/// Reads all of `bytes` and does nothing else: the roof.
+/// GB/s of reading all of `bytes` and doing nothing else: the roof.
 fn read_bandwidth(bytes: &[u8]) -> f64 {
-    let (words, _) = bytes.as_chunks::<8>();
-    let mut sink = 0;
     let seconds = fastest(|| {
-        let mut lanes = [0_u64; 16];
-        for words in words.chunks_exact(16) {
-            for (lane, word) in lanes.iter_mut().zip(words) {
-                *lane ^= u64::from_le_bytes(*word);
-            }
-        }
-        sink ^= lanes.iter().fold(0, |a, b| a ^ b);
+        std::hint::black_box(fold(bytes));
     });
-    std::hint::black_box(sink);
     bytes.len() as f64 / seconds / 1e9
+}
+
+/// Every byte, folded into one word.
+fn fold(bytes: &[u8]) -> u64 {
+    let (words, _) = bytes.as_chunks::<8>();
+    let mut lanes = [0_u64; 32];
+    for words in words.chunks_exact(32) {
+        for (lane, word) in lanes.iter_mut().zip(words) {
+            *lane ^= u64::from_le_bytes(*word);
+        }
+    }
+    lanes.iter().fold(0, |a, b| a ^ b)
 }
 
 /// Quantized activations.
@@ -105,6 +108,44 @@ fn matrix(dtype: Dtype, rows: usize, cols: usize, n: usize, roof: f64) {
     }
 }
 
+/// Bytes that `read` and a kernel take in turns: short enough not to be interrupted, all together far larger than the caches.
+const PIECE_ROWS: usize = 2048;
+
+/// One vector times a matrix in memory, beside plain reading of the same bytes in the same run: medians over pieces.
+fn streamed(dtype: Dtype, rows: usize, cols: usize) {
+    let bytes = weights(dtype, rows, cols);
+    let x = Input::new(1, cols);
+    let piece = PIECE_ROWS / 16 * tile_bytes(dtype, cols);
+    for k in available().filter(|k| k.isa != "scalar") {
+        let (mut read, mut mul) = (Vec::new(), Vec::new());
+        let mut y = vec![0.0; PIECE_ROWS];
+        for pass in 0..6 {
+            for (i, bytes) in bytes.chunks_exact(piece).enumerate() {
+                let start = Instant::now();
+                if (i + pass) % 2 == 0 {
+                    std::hint::black_box(fold(bytes));
+                    read.push(start.elapsed().as_secs_f64());
+                } else {
+                    let w = Tiles { dtype, bytes, cols, table: [1; 16] };
+                    (k.mul_quantized)(&w, &x.rows(), &mut Block::new(&mut y, 1, PIECE_ROWS, PIECE_ROWS));
+                    mul.push(start.elapsed().as_secs_f64());
+                }
+            }
+        }
+        let rate = |mut seconds: Vec<f64>| {
+            seconds.sort_by(f64::total_cmp);
+            piece as f64 / seconds[seconds.len() / 2] / 1e9
+        };
+        let (read, mul) = (rate(read), rate(mul));
+        println!(
+            "mul_{}/{} [{rows}, {cols}] n=1 from memory: {mul:.1} GB/s, read alone {read:.1} GB/s, ratio {:.2}",
+            dtype.name(),
+            k.isa,
+            mul / read
+        );
+    }
+}
+
 fn attention(n: usize, pos: usize, n_heads: usize, head_dim: usize) {
     let slots = (pos + n).next_multiple_of(64);
     let cache: Vec<u8> = (0..slots * head_dim).flat_map(|i| [(i * 37 % 251) as u8, 0x30 | (i % 7) as u8]).collect();
@@ -155,9 +196,10 @@ fn pointwise(n: usize) {
 fn main() {
     let roof = read_bandwidth(&weights(Dtype::Q8, 262_144, 640));
     println!("read: {roof:.1} GB/s, one core");
+    for dtype in [Dtype::Q4, Dtype::Q4M, Dtype::Q8] {
+        streamed(dtype, 262_144, 640);
+    }
     matrix(Dtype::Q8, 262_144, 640, 1, roof);
-    matrix(Dtype::Q4, 262_144, 640, 1, roof);
-    matrix(Dtype::Q4M, 262_144, 640, 1, roof);
     matrix(Dtype::Q4, 2048, 640, 1, roof);
     for n in [2, 4, 16, 64] {
         matrix(Dtype::Q4, 1536, 576, n, roof);

@@ -1,6 +1,6 @@
 //! The kernels: int4 × int8 matrices, norms, rope, attention; one table of functions per tier of CPU instructions.
 //!
-//! The path: [`table`] says what a kernel computes, `generic` says how (over 16 [lanes](`lanes`)), a folder per ISA
+//! The path: [`table`] says what a kernel computes, `generic` says how (over 16 lanes), a folder per ISA
 //! says with which instructions, [`rows`] shares the work out. [`scalar`] is the definition; **every tier returns the same bits**.
 //!
 //! A tier is had only through a token that proves the CPU can run it (`Avx2::detect()`), so no kernel here can meet

@@ -59,9 +59,8 @@ fn decode<const D: u8>(tile: &[u8], table: __m256i, x: &Groups<'_>, y: &mut [f32
         for g in 0..2 {
             // SAFETY: vector 0 of 1; as many blocks in a tile as in a vector: `tiles` cut them so.
             let x = unsafe { x.get(0, 2 * b + g) };
-            for half in 0..2 {
-                acc[half] = Weights::unpack::<D>(block, g, half, table).mul::<D>(x, acc[half]);
-            }
+            acc[0] = Weights::unpack::<D>(block, g, 0, table).mul::<D>(x, acc[0]);
+            acc[1] = Weights::unpack::<D>(block, g, 1, table).mul::<D>(x, acc[1]);
         }
     }
     for (half, acc) in acc.into_iter().enumerate() {
