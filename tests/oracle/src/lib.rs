@@ -8,3 +8,4 @@ pub mod compare;
 pub mod golden;
 pub mod place;
 pub mod runner;
+pub mod text;

@@ -123,23 +123,139 @@ impl Random {
 }
 
 const WORDS: &[&str] = &[
-    "the", "of", "and", "to", "in", "that", "was", "he", "it's", "IT'S", "don't", "we'll", "they'RE", "I'd", "I'ſ", "you've", "Stream", "bourn", "quantization",
-    "internationalization", "HTTPServer", "camelCase", "snake_case", "naïve", "café", "Ünïcödé", "straße", "ΑΒΓ", "λόγος", "привет", "мир", "Ёлка", "ǅungla",
-    "don’t", "O'Neil", "rock'n'roll", "a.b.c", "e.g.", "U.S.A.", "3.14159", "1,000,000", "2024-11-23", "0x1F", "v2", "x86_64", "https://example.org/a?b=c&d=%20",
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "that",
+    "was",
+    "he",
+    "it's",
+    "IT'S",
+    "don't",
+    "we'll",
+    "they'RE",
+    "I'd",
+    "I'ſ",
+    "you've",
+    "Stream",
+    "bourn",
+    "quantization",
+    "internationalization",
+    "HTTPServer",
+    "camelCase",
+    "snake_case",
+    "naïve",
+    "café",
+    "Ünïcödé",
+    "straße",
+    "ΑΒΓ",
+    "λόγος",
+    "привет",
+    "мир",
+    "Ёлка",
+    "ǅungla",
+    "don’t",
+    "O'Neil",
+    "rock'n'roll",
+    "a.b.c",
+    "e.g.",
+    "U.S.A.",
+    "3.14159",
+    "1,000,000",
+    "2024-11-23",
+    "0x1F",
+    "v2",
+    "x86_64",
+    "https://example.org/a?b=c&d=%20",
 ];
 const OTHER: &[&str] = &[
-    "世界", "你好，世界！", "東京都は日本の首都です。", "안녕하세요 세계", "각", "مرحبا بالعالم", "السَّلامُ", "עִבְרִית", "नमस्ते दुनिया", "ภาษาไทย", "ქართული", "Tiếng Việt", "Việt",
-    "👨‍👩‍👧", "🏳️‍🌈", "👍🏽", "🇩🇪", "😀😀😀", "e\u{301}", "a\u{308}\u{304}", "q\u{323}\u{307}", "q\u{307}\u{323}", "\u{1e9b}\u{323}", "\u{1100}\u{1161}\u{11a8}", "\u{212b}", "\u{2126}",
-    "ﬁ", "²³", "Ⅷ", "½", "٣٤٥", "१२३", "\u{2581}", "\u{2581}\u{2581}x", "𠮷野家", "𝔘𝔫𝔦", "\u{0958}", "\u{1d160}", "\u{fb1d}", "\u{0344}", "\u{f900}",
+    "世界",
+    "你好，世界！",
+    "東京都は日本の首都です。",
+    "안녕하세요 세계",
+    "각",
+    "مرحبا بالعالم",
+    "السَّلامُ",
+    "עִבְרִית",
+    "नमस्ते दुनिया",
+    "ภาษาไทย",
+    "ქართული",
+    "Tiếng Việt",
+    "Việt",
+    "👨‍👩‍👧",
+    "🏳️‍🌈",
+    "👍🏽",
+    "🇩🇪",
+    "😀😀😀",
+    "e\u{301}",
+    "a\u{308}\u{304}",
+    "q\u{323}\u{307}",
+    "q\u{307}\u{323}",
+    "\u{1e9b}\u{323}",
+    "\u{1100}\u{1161}\u{11a8}",
+    "\u{212b}",
+    "\u{2126}",
+    "ﬁ",
+    "²³",
+    "Ⅷ",
+    "½",
+    "٣٤٥",
+    "१२३",
+    "\u{2581}",
+    "\u{2581}\u{2581}x",
+    "𠮷野家",
+    "𝔘𝔫𝔦",
+    "\u{0958}",
+    "\u{1d160}",
+    "\u{fb1d}",
+    "\u{0344}",
+    "\u{f900}",
 ];
 const MARKS: &[&str] = &[
-    "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>", "<think>", "</think>", "<table>", "</td>", "<|end|>", "<s>", "</s>",
-    "<|user|>", "[INST]", "<unused7>", "<0x41>", "<|begin_of_text|>", "<|eot_id|>", "<｜User｜>", "<", "<|", "<|im_", "> </", ">  </b>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<bos>",
+    "<eos>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<think>",
+    "</think>",
+    "<table>",
+    "</td>",
+    "<|end|>",
+    "<s>",
+    "</s>",
+    "<|user|>",
+    "[INST]",
+    "<unused7>",
+    "<0x41>",
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<｜User｜>",
+    "<",
+    "<|",
+    "<|im_",
+    "> </",
+    ">  </b>",
 ];
-const SPACES: &[&str] = &[" ", " ", " ", " ", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\t\t", " \n ", "\u{a0}", "\u{3000}", "\u{2028}", "        ", "\n    ", "", "\u{85}", "\u{1c}", "\u{b}"];
+const SPACES: &[&str] = &[
+    " ", " ", " ", " ", " ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\t\t", " \n ", "\u{a0}", "\u{3000}", "\u{2028}",
+    "        ", "\n    ", "", "\u{85}", "\u{1c}", "\u{b}",
+];
 const CODE: &[&str] = &[
-    "fn main() {\n    println!(\"{}\", 1 + 2);\n}\n", "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];\n}\n", "def f(x):\n    return x**2  # square\n",
-    "{\"key\": [1, 2.5e-3, null, true]}", "<div class=\"a\">text</div>\n", "SELECT * FROM t WHERE id='x';", "#!/bin/sh\nset -eu\n", "// ----------\n", "== != <= >= && || -> => ::", "/*\n * x\n */\n",
+    "fn main() {\n    println!(\"{}\", 1 + 2);\n}\n",
+    "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];\n}\n",
+    "def f(x):\n    return x**2  # square\n",
+    "{\"key\": [1, 2.5e-3, null, true]}",
+    "<div class=\"a\">text</div>\n",
+    "SELECT * FROM t WHERE id='x';",
+    "#!/bin/sh\nset -eu\n",
+    "// ----------\n",
+    "== != <= >= && || -> => ::",
+    "/*\n * x\n */\n",
 ];
 
 /// About `bytes` of text of every kind, the same for a seed: prose, code, scripts, emoji, combining marks, runs of white
@@ -182,13 +298,17 @@ pub fn mixed(bytes: usize, seed: u64) -> String {
             }
             8 => {
                 // A word that is none.
-                for _ in 0..random.below(if random.below(50) == 0 { 3000 } else { 20 }) {
-                    text.push(char::from(b'a' + random.below(26) as u8 - if random.below(9) == 0 { 32 } else { 0 }));
+                let most = if random.below(50) == 0 { 3000 } else { 20 };
+                for _ in 0..random.below(most) {
+                    let case = if random.below(9) == 0 { b'A' } else { b'a' };
+                    text.push(char::from(case + random.below(26) as u8));
                 }
             }
             _ => {
                 text.push_str(random.pick(WORDS));
-                text.push_str(random.pick(&[" ", " ", " ", ", ", ". ", "; ", "! ", "? ", " (", ") ", "\n", ": ", "-", "'", "\" "]));
+                text.push_str(
+                    random.pick(&[" ", " ", " ", ", ", ". ", "; ", "! ", "? ", " (", ") ", "\n", ": ", "-", "'", "\" "]),
+                );
             }
         }
     }

@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use unicode_normalization::UnicodeNormalization;
 
-const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+const QWEN: &str =
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
 fn letter(byte: u32) -> char {
     let itself = |b: u32| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
@@ -39,7 +40,8 @@ fn byte_level() -> Value {
 fn sentencepiece() -> Value {
     let mut vocab: Map<String, Value> = (0..256).map(|b| (format!("<0x{b:02X}>"), b.into())).collect();
     let merges = ["▁ ▁", "a a", "▁ a", "aa a", "> ▁", "▁▁ ▁▁", "b c"];
-    for text in ["▁", "a", "b", "c", ">", "é"].into_iter().map(str::to_owned).chain(merges.iter().map(|m| m.replace(' ', ""))) {
+    for text in ["▁", "a", "b", "c", ">", "é"].into_iter().map(str::to_owned).chain(merges.iter().map(|m| m.replace(' ', "")))
+    {
         let id = vocab.len();
         vocab.insert(text, id.into());
     }

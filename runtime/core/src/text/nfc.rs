@@ -15,7 +15,8 @@ pub(super) fn normalize(tables: &Tables, text: &str, scratch: &mut [u8]) -> Resu
     while let Some((first, _)) = rest(text, copied).char_indices().find(|&(_, c)| !inert(c)) {
         let active = copied + first;
         // The character before may compose with what follows.
-        let start = rest(text, copied).get(..first).and_then(|s| s.char_indices().next_back()).map_or(active, |(i, _)| copied + i);
+        let start =
+            rest(text, copied).get(..first).and_then(|s| s.char_indices().next_back()).map_or(active, |(i, _)| copied + i);
         let end = rest(text, active).char_indices().find(|&(_, c)| inert(c)).map_or(text.len(), |(i, _)| active + i);
         written = append(scratch, written, text.get(copied..start).unwrap_or_default())?;
         written = stretch(tables, text.get(start..end).unwrap_or_default(), scratch, written)?;
