@@ -16,7 +16,7 @@ const DEFAULT_BLOCK: usize = 64;
 const CALIBRATION: Duration = Duration::from_millis(40);
 /// Tokens of the block that prefill is timed with.
 const CALIBRATION_BLOCK: usize = 16;
-/// Room for text between a token and the callback.
+/// Room for text between a token and the callback; as much again for stop strings, beyond which a generation allocates once.
 const TEXT_BYTES: usize = 4096;
 
 /// How to open a session.
@@ -128,7 +128,7 @@ impl<'m> Session<'m> {
             tokens: Vec::with_capacity(context + 1),
             answer: 0,
             candidates: vec![Candidate::default(); vocab],
-            held: String::with_capacity(TEXT_BYTES),
+            held: String::with_capacity(2 * TEXT_BYTES),
         };
         session.threads = match model.threads() {
             Some(threads) => threads,
