@@ -54,7 +54,7 @@ mod tests {
                 Held::Free(n) => out.extend(held.drain(..n)),
             }
             assert!(held.len() <= filter.longest());
-            assert!(stops.iter().all(|s| !out.contains(s.as_str())));
+            assert!(stops.iter().all(|s| s.is_empty() || !out.contains(s.as_str())));
         }
         (out + &held, false)
     }

@@ -60,3 +60,20 @@ fn renders_every_golden_of_the_fixtures() {
     println!("{n} chats rendered");
     assert!(n > 30);
 }
+
+/// The templates of the real tokenizers: `BOURN_TOKENIZERS/<name>/tokenizer_config.json`, else where `cargo xtask fetch-test-data` puts them.
+#[test]
+fn renders_every_golden_of_the_real_tokenizers() {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let folder = std::env::var_os("BOURN_TOKENIZERS").map(PathBuf::from);
+    let folder = folder.or_else(|| cache.map(|c| c.join("bourn/test-data/tokenizers"))).unwrap_or_default();
+    for name in ["gemma3", "qwen3"] {
+        let config = read(&folder.join(name).join("tokenizer_config.json"));
+        let cases = oracle().and_then(|o| read(&o.join(format!("tokenizers/{name}.dev.json"))));
+        match (config, cases) {
+            (Some(config), Some(cases)) => assert!(compare(name, &config, &cases) >= 3),
+            _ => println!("skipped {name}: no tokenizer_config.json or golden here (set BOURN_TOKENIZERS, BOURN_ORACLE)"),
+        }
+    }
+}
