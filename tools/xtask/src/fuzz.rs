@@ -78,7 +78,16 @@ fn fuzz(door: &str, target: &str, seconds: u32) -> Result<()> {
     let mut fuzzer = command(folder.join(target).join("release").join(door));
     fuzzer.arg(format!("-max_total_time={seconds}")).arg(format!("-timeout={MAX_SECONDS_PER_INPUT}"));
     fuzzer.arg(format!("-rss_limit_mb={MAX_RSS_MB}")).arg(format!("-artifact_prefix={}/", artifacts.display()));
-    fuzzer.args(["-print_final_stats=1", "-verbosity=0"]).arg(found);
+    fuzzer.args(["-print_final_stats=1", "-verbosity=1"]).arg(found);
     let folders: Vec<PathBuf> = [seeds, fixtures].into_iter().filter(|folder| folder.is_dir()).collect();
-    run(fuzzer.args(folders)).with_context(|| format!("`{door}` has a finding: {}", artifacts.display()))
+    let output = fuzzer.args(folders).output().with_context(|| format!("cannot start the fuzzer of `{door}`"))?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        eprintln!("{log}");
+        bail!("`{door}` has a finding: {}", artifacts.display());
+    }
+    let stat = |name: &str| log.lines().find_map(|line| line.strip_prefix(name)).unwrap_or("?").trim().to_owned();
+    let (runs, found) = (stat("stat::number_of_executed_units:"), stat("stat::new_units_added:"));
+    eprintln!("fuzz: {door:<18} {seconds} s, {runs} runs, {found} new inputs");
+    Ok(())
 }

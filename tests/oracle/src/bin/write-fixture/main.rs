@@ -5,7 +5,10 @@
 mod folder;
 mod gguf;
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
+use bourn_checkpoint::Checkpoint;
 use bourn_format::VERSION;
 use bourn_kernels::KvDtype;
 use bourn_oracle::place;
@@ -21,6 +24,7 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(&source)?;
     folder::write(&source)?;
     gguf::write(&fixtures.join("tiny.gguf"))?;
+    write_section(&source, &fixtures.join("../fuzz/corpus/tokenizer_section/tiny"))?;
 
     let prompt: Vec<u32> = (0..40).map(|i| (i * 67 + 5) % VOCAB as u32).collect();
     let generate = 8;
@@ -38,4 +42,16 @@ fn main() -> Result<()> {
     }
     let golden = json!({ "prompt": prompt, "generate": generate, "images": images });
     write_json(&fixtures.join(format!("v{VERSION}.json")), &golden)
+}
+
+/// A seed for the fuzz target of the tokenizer section: the section, a text, and the text's length.
+fn write_section(source: &Path, seed: &Path) -> Result<()> {
+    let checkpoint = Checkpoint::open(source)?;
+    let mut bytes =
+        bourn_pack::tokenizer::section(checkpoint.tokenizer.as_ref().context("the tiny checkpoint has a tokenizer")?)?;
+    let text = "The 2nd wind, on  the\nhere\u{e9} <|im_end|>";
+    bytes.extend(text.as_bytes());
+    bytes.extend((text.len() as u16).to_le_bytes());
+    std::fs::create_dir_all(seed.parent().context("a seed lies in a folder")?)?;
+    std::fs::write(seed, bytes).with_context(|| seed.display().to_string())
 }
