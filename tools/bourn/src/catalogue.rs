@@ -28,8 +28,20 @@ pub struct Model {
     pub license_note: String,
     /// Sizes, for predictions.
     pub shape: Shape,
+    /// What the model card recommends, for sources without a generation config.
+    pub sampling: Option<Sampling>,
     /// Where it can be had, in order of preference.
     pub source: Vec<Source>,
+}
+
+/// Sampling that a model card recommends.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sampling {
+    /// 0 = greedy.
+    pub temperature: f32,
+    /// 1 = all.
+    pub top_p: f32,
 }
 
 /// Sizes of a model.

@@ -93,12 +93,13 @@ pub fn image(model: &str, quiet: bool) -> Result<PathBuf> {
     let options = pack_options(Weights::Q4, None);
     // Another version of format, packer or options makes another name, so an old image is never taken for a new one.
     let recipe = format!(
-        "{} {} {:?} {:?} {:?}",
+        "{} {} {:?} {:?} {:?} {:?}",
         env!("CARGO_PKG_VERSION"),
         bourn_format::VERSION,
         options.weights,
         options.head,
-        options.method
+        options.method,
+        model.sampling
     );
     let hash = checksum(recipe.as_bytes()) >> 32;
     let out = cache::folder("images")?.join(format!(
@@ -116,7 +117,11 @@ pub fn image(model: &str, quiet: bool) -> Result<PathBuf> {
     }
     let fetched = fetch::fetch(&model, quiet)?;
     note(quiet, &format!("packing {} once into {}", model.name, out.display()));
-    let checkpoint = Checkpoint::open(&fetched.path)?;
+    let mut checkpoint = Checkpoint::open(&fetched.path)?;
+    if let (Some(card), None) = (model.sampling, checkpoint.generation.temperature) {
+        checkpoint.generation.temperature = Some(card.temperature);
+        checkpoint.generation.top_p = Some(card.top_p);
+    }
     pack(&checkpoint, &out, &options, quiet)?;
     Ok(out)
 }
