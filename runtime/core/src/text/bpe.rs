@@ -55,10 +55,10 @@ fn symbols(tables: &Tables, piece: &str, ids: &mut [u32]) -> Result<usize, Error
                 push(id)?;
             } else if bytes.iter().all(|&b| tables.byte(b).is_some()) {
                 bytes.iter().filter_map(|&b| tables.byte(b)).try_for_each(&mut push)?;
-            } else if let Some(id) = tables.unknown() {
-                if let Some(waiting) = unknown.replace(id).filter(|_| !tables.fuse_unknown()) {
-                    push(waiting)?;
-                }
+            } else if let Some(id) = tables.unknown()
+                && let Some(waiting) = unknown.replace(id).filter(|_| !tables.fuse_unknown())
+            {
+                push(waiting)?;
             }
         }
     } else {
@@ -66,10 +66,10 @@ fn symbols(tables: &Tables, piece: &str, ids: &mut [u32]) -> Result<usize, Error
             if let Some(id) = tables.byte(byte) {
                 unknown.take().map_or(Ok(()), &mut push)?;
                 push(id)?;
-            } else if let Some(id) = tables.unknown() {
-                if let Some(waiting) = unknown.replace(id).filter(|_| !tables.fuse_unknown()) {
-                    push(waiting)?;
-                }
+            } else if let Some(id) = tables.unknown()
+                && let Some(waiting) = unknown.replace(id).filter(|_| !tables.fuse_unknown())
+            {
+                push(waiting)?;
             }
         }
     }

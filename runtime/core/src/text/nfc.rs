@@ -101,10 +101,8 @@ fn order(tables: &Tables, chars: &mut [[u8; 4]]) {
             last = class;
             end += 1;
         }
-        if !sorted {
-            if let Some(run) = chars.get_mut(start..end) {
-                sort_run(tables, run);
-            }
+        if !sorted && let Some(run) = chars.get_mut(start..end) {
+            sort_run(tables, run);
         }
         start = end;
     }

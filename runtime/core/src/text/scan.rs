@@ -67,7 +67,7 @@ impl<'t, 's> Pieces<'t, 's> {
         let byte = |k: usize| u32::from(bytes.get(i + k).copied().unwrap_or(0) & 0x3f);
         let (number, len) = match first {
             ..0xe0 => (u32::from(first & 0x1f) << 6 | byte(1), 2),
-            ..0xf0 => (u32::from(first & 0x0f) << 12 | byte(1) << 6 | byte(2), 3),
+            0xe0..0xf0 => (u32::from(first & 0x0f) << 12 | byte(1) << 6 | byte(2), 3),
             _ => (u32::from(first & 0x07) << 18 | byte(1) << 12 | byte(2) << 6 | byte(3), 4),
         };
         Some(Char { next: i + len, class: self.tables.class(number), first })

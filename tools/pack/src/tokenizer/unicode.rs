@@ -100,10 +100,10 @@ impl Unicode {
             // The first of the pair that composes to c: what all but the last compose to.
             let Some((&second, rest)) = all.split_last() else { continue };
             let mut first = rest.iter().copied().nfc();
-            if let (Some(first), None) = (first.next(), first.next()) {
-                if compose(first, second) == Some(c) {
-                    compositions.insert((u32::from(first), u32::from(second)), u32::from(c));
-                }
+            if let (Some(first), None) = (first.next(), first.next())
+                && compose(first, second) == Some(c)
+            {
+                compositions.insert((u32::from(first), u32::from(second)), u32::from(c));
             }
         }
         let words = compositions.into_iter().flat_map(|((first, second), composite)| [first, second, composite]);
