@@ -10,6 +10,7 @@ use bourn_oracle::compare::{logsumexp, range};
 use bourn_oracle::golden::{self, floats, ids, indices};
 use bourn_oracle::place;
 use bourn_oracle::runner::{Runner, Setup, pack};
+use bourn_oracle::text::Image;
 use bourn_pack::Weights;
 use libtest_mimic::{Arguments, Failed, Trial};
 use safetensors::SafeTensors;
@@ -17,6 +18,12 @@ use serde_json::Value;
 
 /// Of the logit range.
 const TOLERANCE: f32 = 1e-3;
+/// Of the negative log-likelihood of a window.
+const PERPLEXITY_TOLERANCE: f64 = 1e-4;
+/// Windows scored: the first ones; a port that is wrong is wrong in each.
+const WINDOWS: usize = 2;
+/// Longest window scored: the longer ones would double the time of the whole test run.
+const LONGEST_WINDOW: usize = 512;
 /// Candidates of each position in the golden files.
 const TOP: usize = 20;
 
@@ -70,6 +77,9 @@ fn model(name: &str, gguf: &str) -> Result<Model, String> {
 fn trials_of(name: &str, model: Model) -> Result<Vec<Trial>> {
     let model = Arc::new(model);
     let mut trials = Vec::new();
+    let scored = Arc::clone(&model);
+    let run = move || perplexity(&scored).map_err(|error| Failed::from(format!("{error:#}")));
+    trials.push(Trial::test(format!("{name}: likelihood of each window of a book"), run));
     for prompt in model.prompts()? {
         let label = prompt["name"].as_str().context("a prompt has no name")?.to_owned();
         let (model, prompt) = (Arc::clone(&model), Arc::new(prompt));
@@ -120,5 +130,38 @@ fn greedy_text(model: &Model, prompt: &Value) -> Result<()> {
     let narrow = 2.0 * TOLERANCE * widest;
     let certain = margins.iter().take_while(|margin| margin.as_f64().is_some_and(|margin| margin > f64::from(narrow))).count();
     ensure!(found[..certain] == golden[..certain], "{:?} where {:?} is golden", &found[..certain], &golden[..certain]);
+    Ok(())
+}
+
+/// The protocol of `ppl.json`: windows side by side, each begun with the id that begins a text, if the model has one.
+fn perplexity(model: &Model) -> Result<()> {
+    let runner = model.runner()?;
+    let golden = golden::json(&model.golden.join("ppl.json"))?;
+    let text = place::oracle().map_err(|error| anyhow!("{error}"))?.join("text").join(golden["text"].as_str().context("text")?);
+    let bytes = std::fs::read(text)?;
+    let bytes = &bytes[..usize::try_from(golden["bytes"].as_u64().context("bytes")?)?];
+    let ids = Image::of_gguf(&model.gguf)?.encode(&String::from_utf8_lossy(bytes), false, false)?;
+    ensure!(golden["text_tokens"] == ids.len(), "{} tokens where {} are golden", ids.len(), golden["text_tokens"]);
+    let begin = golden["bos"].as_u64().map(u32::try_from).transpose()?;
+    for length in golden["bf16_weights_f32_compute"].as_array().context("no windows")? {
+        let window = usize::try_from(length["window"].as_u64().context("window")?)?;
+        let golden = length["per_window_nll"].as_array().context("per_window_nll")?;
+        if window > LONGEST_WINDOW {
+            continue;
+        }
+        let texts = ids.chunks_exact(window - usize::from(begin.is_some()));
+        for (i, (text, golden)) in texts.zip(golden).take(WINDOWS).enumerate() {
+            let text: Vec<u32> = begin.into_iter().chain(text.iter().copied()).collect();
+            let mut nll = 0.0;
+            runner.each(&text, &Setup::default(), &mut |position, logits| {
+                if let Some(&next) = text.get(position + 1) {
+                    nll += logsumexp(logits) - f64::from(logits[next as usize]);
+                }
+            })?;
+            let golden = golden.as_f64().context("a likelihood is a number")?;
+            let apart = (nll - golden).abs() / golden;
+            ensure!(apart <= PERPLEXITY_TOLERANCE, "window {i} of {window}: {nll} where {golden} is golden: {apart:e} apart");
+        }
+    }
     Ok(())
 }

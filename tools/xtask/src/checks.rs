@@ -4,6 +4,8 @@ use anyhow::Result;
 
 use crate::process::{cargo, run};
 
+/// What ordinary builds do without: Hugging Face's tokenizers crate to compare with.
+const TEST_FEATURES: &str = "bourn-oracle/tokenizers";
 const FUZZ_MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
 /// Formats all Rust code, or with `check` fails where that would change something.
@@ -20,7 +22,7 @@ pub fn fmt(check: bool) -> Result<()> {
 
 /// Clippy over every target of both workspaces, warnings denied.
 pub fn lint() -> Result<()> {
-    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]))?;
+    run(&mut cargo(&["clippy", "--locked", "--workspace", "--all-targets", "--all-features", "--", "-D", "warnings"]))?;
     run(&mut cargo(&["clippy", "--locked", "--manifest-path", FUZZ_MANIFEST, "--lib", "--tests", "--", "-D", "warnings"]))
 }
 
@@ -41,7 +43,8 @@ pub fn doc_tests() -> Result<()> {
 
 /// Unit and integration tests of every crate on this machine.
 pub fn host_tests() -> Result<()> {
-    run(&mut cargo(&["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--examples"]))
+    let tests = ["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--examples"];
+    run(cargo(&tests).args(["--features", TEST_FEATURES]))
 }
 
 /// Writes the fixture of the current format version and its golden checksum.
