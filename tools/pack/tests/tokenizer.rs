@@ -6,6 +6,7 @@ use bourn_format::tokenizer::Tables;
 use bourn_pack::tokenizer::section;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
+use std::sync::LazyLock;
 use unicode_normalization::UnicodeNormalization;
 
 const QWEN: &str =
@@ -62,6 +63,9 @@ fn sentencepiece() -> Value {
 fn pack(json: &Value) -> Vec<u8> {
     section(&TokenizerSpec::from_tokenizer_json(json.to_string().as_bytes(), None).unwrap()).unwrap()
 }
+
+static BYTE_LEVEL: LazyLock<Vec<u8>> = LazyLock::new(|| pack(&byte_level()));
+static SENTENCEPIECE: LazyLock<Vec<u8>> = LazyLock::new(|| pack(&sentencepiece()));
 
 fn encode(section: &[u8], text: &str, add_special: bool, parse_special: bool) -> Vec<u32> {
     let tokenizer = Tokenizer::new(Tables::new_checked(section).unwrap());
@@ -167,11 +171,11 @@ proptest! {
 
     #[test]
     fn decodes_to_the_normal_form(text in text()) {
-        let section = pack(&byte_level());
+        let section = &*BYTE_LEVEL;
         prop_assume!(!text.contains("<r>") && text.chars().all(is_old));
         let normal: String = text.split("<|end|>").map(|part| part.nfc().collect::<String>()).collect::<Vec<_>>().join("<|end|>");
         prop_assume!(!text.contains("<|end") || text.matches("<|end").count() == text.matches("<|end|>").count());
-        prop_assert_eq!(decode(&section, &encode(&section, &text, false, true), false), normal);
+        prop_assert_eq!(decode(section, &encode(section, &text, false, true), false), normal);
     }
 
     #[test]
@@ -181,7 +185,7 @@ proptest! {
         damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..40),
         spaces in any::<bool>(),
     ) {
-        let mut section = pack(&if spaces { sentencepiece() } else { byte_level() });
+        let mut section = if spaces { SENTENCEPIECE.clone() } else { BYTE_LEVEL.clone() };
         let table = 48 + 8 * 16;
         for (at, value) in damage {
             // Beyond the header, and now and then in it.

@@ -1,7 +1,7 @@
 //! Bytes ↔ tokens, from tables that lie ready in the image.
 //!
-//! Text → [`added`] tokens cut out → [`nfc`] or spaces made one → [`scan`] cuts pieces → [`bpe`] merges each → ids.
-//! Ids → [`decode`] → text, never half a character. The `tokenizers` crate is the definition of every step; its
+//! Text → `added` tokens cut out → `nfc` or spaces made one → `scan` cuts pieces → `bpe` merges each → ids.
+//! Ids → `decode` → text, never half a character. The `tokenizers` crate is the definition of every step; its
 //! 0.23 follows Unicode 16 in its expressions and Unicode 9 in its normal form, and so do the tables.
 
 mod added;
