@@ -111,14 +111,6 @@ impl KvPlan {
         let [k, v, ks, vs] = self.ranges(layer, head);
         let (k_bytes, v_bytes) = kv[k.start..v.end].split_at_mut(k.len());
         let (k_scale, v_scale) = scale[ks.start..vs.end].split_at_mut(ks.len());
-        KvViewMut {
-            dtype: self.dtype,
-            slots: layer.slots,
-            head_dim: self.head_dim,
-            k: k_bytes,
-            v: v_bytes,
-            k_scale,
-            v_scale,
-        }
+        KvViewMut { dtype: self.dtype, slots: layer.slots, head_dim: self.head_dim, k: k_bytes, v: v_bytes, k_scale, v_scale }
     }
 }

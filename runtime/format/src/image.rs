@@ -133,10 +133,7 @@ impl Role {
 
     /// Whether it is a vector (f32, flat) and not a matrix (tiled).
     pub const fn is_flat(self) -> bool {
-        !matches!(
-            self,
-            Self::Embed | Self::Wq | Self::Wk | Self::Wv | Self::Wo | Self::Gate | Self::Up | Self::Down | Self::Head
-        )
+        !matches!(self, Self::Embed | Self::Wq | Self::Wk | Self::Wv | Self::Wo | Self::Gate | Self::Up | Self::Down | Self::Head)
     }
 }
 
@@ -278,9 +275,7 @@ impl<'a> Image<'a> {
         };
         let need = |kind, what| find(kind)?.ok_or(Error::Missing { what, layer: 0 });
         let text = |kind, what| match find(kind)? {
-            Some(b) => core::str::from_utf8(b)
-                .map(Some)
-                .map_err(|e| Error::Invalid { what, found: e.valid_up_to() as u64 }),
+            Some(b) => core::str::from_utf8(b).map(Some).map_err(|e| Error::Invalid { what, found: e.valid_up_to() as u64 }),
             None => Ok(None),
         };
         let generation = need(section::GENERATION, "generation section")?;
@@ -367,7 +362,8 @@ impl<'a> Image<'a> {
         }
         for i in 0..self.n_segments() {
             let at = i * SEGMENT_BYTES;
-            let (kind, offset, bytes) = (u32_at(self.segments, at), u64_at(self.segments, at + 8), u64_at(self.segments, at + 16));
+            let (kind, offset, bytes) =
+                (u32_at(self.segments, at), u64_at(self.segments, at + 8), u64_at(self.segments, at + 16));
             if kind > SegmentKind::Head as u32 {
                 return invalid("segment kind", kind as usize);
             }
@@ -402,7 +398,11 @@ impl<'a> Image<'a> {
             let t = self.tensor(i);
             let (rows, cols) = role.dims(&self.shape);
             let part = matches!(role, Role::Embed | Role::Head);
-            let rows_fit = if part { t.first_row % layout::TILE_ROWS == 0 && t.first_row + t.rows <= rows && t.rows > 0 } else { t.rows == rows && t.first_row == 0 };
+            let rows_fit = if part {
+                t.first_row % layout::TILE_ROWS == 0 && t.first_row + t.rows <= rows && t.rows > 0
+            } else {
+                t.rows == rows && t.first_row == 0
+            };
             if t.cols != cols || !rows_fit {
                 return invalid("tensor rows or columns", (t.rows as u64) << 32 | t.cols as u64);
             }
@@ -453,7 +453,8 @@ impl<'a> Image<'a> {
                     return invalid("segment of a layer's tensor", j);
                 }
             }
-            for role in [Role::AttnNorm, Role::Wq, Role::Wk, Role::Wv, Role::Wo, Role::FfnNorm, Role::Gate, Role::Up, Role::Down] {
+            for role in [Role::AttnNorm, Role::Wq, Role::Wk, Role::Wv, Role::Wo, Role::FfnNorm, Role::Gate, Role::Up, Role::Down]
+            {
                 if layer.get(role).is_none() {
                     return Err(Error::Missing { what: role.name(), layer: i as u32 });
                 }
@@ -531,9 +532,7 @@ impl<'a> Image<'a> {
     /// The parts of the embedding or head, by rows. For a tied image both are the head's parts.
     pub fn parts(&self, role: Role) -> impl Iterator<Item = Tensor<'a>> + Clone + '_ {
         let role = if self.shape.tied && role == Role::Embed { Role::Head } else { role };
-        (0..self.n_tensors())
-            .filter(move |&i| u16_at(self.tensors, i * TENSOR_BYTES) == role as u16)
-            .map(|i| self.tensor(i))
+        (0..self.n_tensors()).filter(move |&i| u16_at(self.tensors, i * TENSOR_BYTES) == role as u16).map(|i| self.tensor(i))
     }
 
     /// Layer `i`.

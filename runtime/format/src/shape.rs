@@ -21,8 +21,7 @@ pub enum Family {
 }
 
 impl Family {
-    const ALL: [Self; 7] =
-        [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3, Self::Phi3, Self::Ministral3, Self::PaliGemma2];
+    const ALL: [Self; 7] = [Self::Llama, Self::Qwen2, Self::Qwen3, Self::Gemma3, Self::Phi3, Self::Ministral3, Self::PaliGemma2];
 
     /// The name in `bourn inspect`.
     pub const fn name(self) -> &'static str {
