@@ -130,6 +130,7 @@ impl<'m> Session<'m> {
             candidates: vec![Candidate::default(); vocab],
             held: String::with_capacity(2 * TEXT_BYTES),
         };
+        model.pool().wait_started();
         session.threads = match model.threads() {
             Some(threads) => threads,
             None => {

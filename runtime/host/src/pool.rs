@@ -46,6 +46,8 @@ struct Shared {
     /// A caller is in `each`: the exclusive right to write `region`.
     busy: AtomicBool,
     stop: AtomicBool,
+    /// Workers that have begun to serve.
+    started: AtomicUsize,
     asleep: Box<[AtomicBool]>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
@@ -107,6 +109,7 @@ impl Shared {
 
     /// Life of worker `id`.
     fn serve(&self, id: usize) {
+        self.started.fetch_add(1, Ordering::Release);
         let mut done = 0;
         let wanted = |state: u64, done: u64| state & OPEN != 0 && state >> REGION != done && admitted(state, id);
         loop {
@@ -170,6 +173,7 @@ impl Pool {
             region: UnsafeCell::new(Region { job: &|_| {}, n: 0, share: 1 }),
             busy: AtomicBool::new(false),
             stop: AtomicBool::new(false),
+            started: AtomicUsize::new(0),
             asleep: (0..n).map(|_| AtomicBool::new(false)).collect(),
             panic: Mutex::new(None),
         });
@@ -181,6 +185,13 @@ impl Pool {
             .collect();
         let handles = threads.iter().map(|t| t.thread().clone()).collect();
         Self { shared, threads, handles }
+    }
+
+    /// Waits until every worker has begun to serve: what the system does to start a thread is over then.
+    pub fn wait_started(&self) {
+        while self.shared.started.load(Ordering::Acquire) < self.threads.len() {
+            thread::yield_now();
+        }
     }
 
     /// The same crew with at most `threads` at work at a time.

@@ -10,14 +10,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 struct Counting;
 
-static ARMED: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
 static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: every call goes to the system's allocator with the caller's own arguments; counting touches no memory of it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        if ARMED.swap(false, Ordering::Relaxed) { eprintln!("{:?} {}", std::thread::current().name(), std::backtrace::Backtrace::force_capture()); }
         // SAFETY: as promised by the caller of `alloc`.
         unsafe { System.alloc(layout) }
     }
@@ -29,7 +27,6 @@ unsafe impl GlobalAlloc for Counting {
 
     unsafe fn realloc(&self, p: *mut u8, layout: Layout, new: usize) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        if ARMED.swap(false, Ordering::Relaxed) { eprintln!("{:?} {}", std::thread::current().name(), std::backtrace::Backtrace::force_capture()); }
         // SAFETY: as promised by the caller of `realloc`; `p` came from the system's allocator.
         unsafe { System.realloc(p, layout, new) }
     }
@@ -63,7 +60,6 @@ fn a_session_does_not_allocate_while_it_generates() {
         session.clear().unwrap();
         let mut bytes = 0;
         let before = ALLOCATIONS.load(Ordering::Relaxed);
-        ARMED.store(true, Ordering::Relaxed);
         let stats = session.generate(&prompt, &options, &mut |text| {
             bytes += text.len();
             ControlFlow::Continue(())
