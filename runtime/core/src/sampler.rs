@@ -88,11 +88,9 @@ impl Sampler {
         if self.options.temperature == 0.0 || self.options.top_k == 1 {
             return Ok((kernels.argmax)(logits) as u32);
         }
-        let have = scratch.len();
-        let all = scratch.get_mut(..logits.len()).ok_or(Error::Workspace {
-            need: (logits.len() * size_of::<Candidate>()) as u64,
-            have: (have * size_of::<Candidate>()) as u64,
-        })?;
+        let have = size_of_val(scratch) as u64;
+        let need = (logits.len() * size_of::<Candidate>()) as u64;
+        let all = scratch.get_mut(..logits.len()).ok_or(Error::Workspace { need, have })?;
         for logit in logits.iter_mut() {
             *logit /= self.options.temperature;
         }

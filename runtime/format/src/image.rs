@@ -316,10 +316,10 @@ impl<'a> Image<'a> {
         if self.layers.len() != self.shape.n_layers as usize * LAYER_BYTES {
             return invalid("layers section length", self.layers.len());
         }
-        if self.tensors.len() % TENSOR_BYTES != 0 {
+        if !self.tensors.len().is_multiple_of(TENSOR_BYTES) {
             return invalid("tensors section length", self.tensors.len());
         }
-        if self.segments.len() % SEGMENT_BYTES != 0 {
+        if !self.segments.len().is_multiple_of(SEGMENT_BYTES) {
             return invalid("segments section length", self.segments.len());
         }
         let pages = (self.superblock.file_bytes - self.superblock.payload_offset) / PAGE as u64;
@@ -399,7 +399,7 @@ impl<'a> Image<'a> {
             let (rows, cols) = role.dims(&self.shape);
             let part = matches!(role, Role::Embed | Role::Head);
             let rows_fit = if part {
-                t.first_row % layout::TILE_ROWS == 0 && t.first_row + t.rows <= rows && t.rows > 0
+                t.first_row.is_multiple_of(layout::TILE_ROWS) && t.first_row + t.rows <= rows && t.rows > 0
             } else {
                 t.rows == rows && t.first_row == 0
             };
@@ -425,7 +425,7 @@ impl<'a> Image<'a> {
             }
             let s = self.segment(t.segment);
             let inside = t.offset >= s.offset && t.offset.checked_add(t.bytes).is_some_and(|e| e <= s.offset + s.bytes);
-            if !inside || t.offset % TENSOR_ALIGN as u64 != 0 {
+            if !inside || !t.offset.is_multiple_of(TENSOR_ALIGN as u64) {
                 return invalid("tensor offset", t.offset);
             }
         }

@@ -149,13 +149,13 @@ impl Shape {
                 return invalid(what, value);
             }
         }
-        if shape.n_heads % shape.n_kv_heads != 0 {
+        if !shape.n_heads.is_multiple_of(shape.n_kv_heads) {
             return invalid("n_kv_heads", shape.n_kv_heads);
         }
-        if shape.head_dim % 2 != 0 {
+        if !shape.head_dim.is_multiple_of(2) {
             return invalid("head_dim", shape.head_dim);
         }
-        if shape.rotary_dim % 2 != 0 || shape.rotary_dim > shape.head_dim {
+        if !shape.rotary_dim.is_multiple_of(2) || shape.rotary_dim > shape.head_dim {
             return invalid("rotary_dim", shape.rotary_dim);
         }
         if shape.attn_temperature_beta != 0.0 && shape.attn_temperature_context == 0 {

@@ -78,7 +78,7 @@ impl Superblock {
         if block.payload_offset != block.head_bytes.div_ceil(page) * page {
             return invalid("payload_offset", block.payload_offset);
         }
-        if block.file_bytes < block.payload_offset || block.file_bytes % page != 0 || block.file_bytes > 1 << 40 {
+        if block.file_bytes < block.payload_offset || !block.file_bytes.is_multiple_of(page) || block.file_bytes > 1 << 40 {
             return invalid("file_bytes", block.file_bytes);
         }
         Ok(block)
