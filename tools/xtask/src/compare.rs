@@ -5,6 +5,7 @@
 //! llama.cpp's own quantizer; the image is packed from that very file, so both hold the same numbers.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -52,7 +53,7 @@ pub fn run_both(args: &[&str]) -> Result<()> {
             for _ in 0..rounds {
                 samples.push((bench_bourn(&bourn, &image, threads)?, llama.bench(&gguf, threads)?));
             }
-            for (i, what) in ["prefill t/s", "decode t/s", "open ms"].iter().enumerate() {
+            for (i, what) in ["prefill t/s", "decode t/s", "open ms", "process ms"].iter().enumerate() {
                 let ours = median(samples.iter().map(|(ours, _)| ours[i]));
                 let theirs = median(samples.iter().map(|(_, theirs)| theirs[i]));
                 let ratio = median(samples.iter().map(|(ours, theirs)| ours[i] / theirs[i]));
@@ -60,19 +61,22 @@ pub fn run_both(args: &[&str]) -> Result<()> {
             }
         }
     }
-    println!("medians of {rounds} rounds, prompt {PROMPT}, generate {GENERATE}; open: until the first token can be computed");
+    println!("medians of {rounds} rounds, prompt {PROMPT}, generate {GENERATE}");
+    println!("open: until a token can be computed; process: one that opens the model, computes one token and ends");
     Ok(())
 }
 
-/// Prefill and decode speed and milliseconds to open, of one round.
-type Speeds = [f64; 3];
+/// One round: prefill and decode in tokens per second; opening, and a whole process for one token, in milliseconds.
+type Speeds = [f64; 4];
 
 fn bench_bourn(bourn: &Path, image: &Path, threads: usize) -> Result<Speeds> {
     let mut bench = command(bourn);
     bench.arg("bench").arg(image).args(["--json", "--prompt", PROMPT, "--generate", GENERATE]);
     let result: Value = serde_json::from_str(&output(bench.args(["--threads", &threads.to_string()]))?)?;
     let key = |key: &str| result[key].as_f64().with_context(|| format!("bourn bench: no {key}"));
-    Ok([key("prefill_tok_s")?, key("decode_tok_s")?, key("open_ms")?])
+    let mut token = command(bourn);
+    let process_ms = timed(token.arg("logits").arg(image).args(["--ids", "1", "--top", "1", "--json"]))?.1;
+    Ok([key("prefill_tok_s")?, key("decode_tok_s")?, key("open_ms")?, process_ms])
 }
 
 /// A build of llama.cpp.
@@ -111,28 +115,33 @@ impl Llama {
     fn quantize(&self, source: &Path, out: &Path, head: &str) -> Result<()> {
         let mut quantize = command(self.programs.join("llama-quantize"));
         quantize.args(["--allow-requantize", "--pure", "--token-embedding-type", head]).arg(source);
-        run(quantize.arg(out).arg("q4_0"))
+        output(quantize.arg(out).arg("q4_0").stderr(Stdio::null()))?;
+        Ok(())
     }
 
     fn bench(&self, model: &Path, threads: usize) -> Result<Speeds> {
-        let bench = |prompt: &str, generate: &str, more: &[&str]| -> Result<Vec<Value>> {
+        let bench = |prompt: &str, generate: &str, more: &[&str]| -> Result<(Vec<Value>, f64)> {
             let mut bench = command(self.programs.join("llama-bench"));
             bench.arg("-m").arg(model).args(["-t", &threads.to_string(), "-p", prompt, "-n", generate, "-r", "1", "-o", "json"]);
-            Ok(serde_json::from_str(&output(bench.args(more))?)?)
+            let (tests, ms) = timed(bench.args(more))?;
+            Ok((serde_json::from_str(&tests)?, ms))
         };
-        let speeds = bench(PROMPT, GENERATE, &[])?;
+        let (speeds, _) = bench(PROMPT, GENERATE, &[])?;
         let of = |key: &str| speeds.iter().find(|test| test[key] != 0).and_then(|test| test["avg_ts"].as_f64());
         // Loading is what is left of a process that computes one token, less the token and the start of a process.
-        let start = Instant::now();
-        output(command(self.programs.join("llama-bench")).arg("--list-devices"))?;
-        let empty_ms = start.elapsed().as_secs_f64() * 1e3;
-        let start = Instant::now();
-        let token = bench("0", "1", &["--no-warmup"])?;
-        let whole_ms = start.elapsed().as_secs_f64() * 1e3;
+        let (_, empty_ms) = timed(command(self.programs.join("llama-bench")).arg("--list-devices"))?;
+        let (token, process_ms) = bench("0", "1", &["--no-warmup"])?;
         let token_ms = token.first().and_then(|test| test["avg_ns"].as_f64()).context("llama-bench: no avg_ns")? * 1e-6;
         let missing = "llama-bench: no avg_ts";
-        Ok([of("n_prompt").context(missing)?, of("n_gen").context(missing)?, whole_ms - token_ms - empty_ms])
+        Ok([of("n_prompt").context(missing)?, of("n_gen").context(missing)?, process_ms - token_ms - empty_ms, process_ms])
     }
+}
+
+/// What a command prints, and how long it takes in milliseconds.
+fn timed(command: &mut Command) -> Result<(String, f64)> {
+    let start = Instant::now();
+    let printed = output(command.stderr(Stdio::null()))?;
+    Ok((printed, start.elapsed().as_secs_f64() * 1e3))
 }
 
 fn median(samples: impl Iterator<Item = f64>) -> f64 {

@@ -1,7 +1,7 @@
 //! Commands, where things lie, and how long each step took.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -55,10 +55,14 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs the command and returns what it printed on stdout.
+/// Runs the command and returns what it printed on stdout; its stderr goes where the command says, else to ours.
 pub fn output(command: &mut Command) -> Result<String> {
     let shown = show(command);
-    let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start: {shown}"))?;
+    let output = command
+        .stdout(Stdio::piped())
+        .spawn()
+        .and_then(Child::wait_with_output)
+        .with_context(|| format!("cannot start: {shown}"))?;
     if !output.status.success() {
         bail!("{}: {shown}", output.status);
     }
