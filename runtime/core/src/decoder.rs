@@ -39,6 +39,8 @@ pub struct Session<'w> {
     plan: Plan,
     buffers: Buffers<'w>,
     position: usize,
+    /// Positions below this have been written since the last return to 0, and may have overwritten older ones in a ring.
+    written: usize,
     context: usize,
     /// Index among the image's rope tables for full and sliding layers.
     ropes: [usize; 2],
@@ -68,7 +70,7 @@ impl<'w> Session<'w> {
                 .max_by_key(|(_, r)| r.min_context)
                 .map_or(0, |(i, _)| i)
         };
-        Ok(Self { plan, buffers, position: 0, context: options.context, ropes: [choose(false), choose(true)] })
+        Ok(Self { plan, buffers, position: 0, written: 0, context: options.context, ropes: [choose(false), choose(true)] })
     }
 
     /// Tokens in the cache.
@@ -86,10 +88,12 @@ impl<'w> Session<'w> {
     /// # Errors
     /// [`Error::Rewind`] when `to` is ahead, or so far back that a sliding layer's ring has overwritten its keys.
     pub fn rewind(&mut self, image: &Image<'_>, to: usize) -> Result<(), Error> {
-        let window = image.shape().window as usize;
-        let oldest = self.position - self.plan.kv.rewind_reach(self.position, window).min(self.position);
+        let oldest = self.plan.kv.oldest(self.written, image.shape().window as usize);
         if to > self.position || (to < oldest && to != 0) {
             return Err(Error::Rewind { to: to as u64, oldest: oldest as u64 });
+        }
+        if to == 0 {
+            self.written = 0;
         }
         self.position = to;
         Ok(())
@@ -162,6 +166,8 @@ impl<'w> Session<'w> {
         let image = engine.image;
         let rows = if tokens.len() == 1 { engine.decode } else { engine.prefill };
         let pass = Pass { kernels: engine.kernels, rows, image, n: tokens.len(), position: self.position };
+        // Before anything is written: a block that fails half-way has overwritten keys too.
+        self.written = self.written.max(self.position + tokens.len());
         self.embed(engine, tokens)?;
         self.angles(&pass);
         let plan = self.plan;

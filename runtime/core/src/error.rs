@@ -24,6 +24,15 @@ pub enum Error {
         /// The value given.
         found: u64,
     },
+    /// A sampling option is outside its range.
+    Sampling {
+        /// The option.
+        what: &'static str,
+        /// The range.
+        need: &'static str,
+        /// Bits of the f32 given.
+        found_bits: u32,
+    },
     /// The workspace is too small.
     Workspace {
         /// Bytes needed.
@@ -54,7 +63,7 @@ pub enum Error {
     },
     /// No token was given.
     Empty,
-    /// The logits contain NaN or are all −∞: the weights are broken.
+    /// No logit is finite, or one that was to be sampled from is NaN: the weights are broken.
     NotFinite {
         /// Position of the token.
         position: u64,
@@ -69,6 +78,9 @@ impl fmt::Display for Error {
                 write!(f, "read failed: {bytes} bytes at offset {offset} (system error {code})")
             }
             Self::Option { what, need, found } => write!(f, "{what} out of range: limit {need}, given {found}"),
+            Self::Sampling { what, need, found_bits } => {
+                write!(f, "{what} out of range: need {need}, found {}", f32::from_bits(found_bits))
+            }
             Self::Workspace { need, have } => write!(f, "workspace too small: need {need} bytes, have {have}"),
             Self::Token { id, vocab } => write!(f, "token id {id} out of range: the model has {vocab}"),
             Self::ContextFull { need, context } => {

@@ -68,9 +68,11 @@ impl KvPlan {
         if self.dtype == KvDtype::I8 { self.total_slots().saturating_mul(8) } else { 0 }
     }
 
-    /// Positions that a rewind may go back from `position` without meeting overwritten keys.
-    pub fn rewind_reach(&self, position: usize, window: usize) -> usize {
-        if self.n_sliding == 0 || position <= self.sliding_slots { position } else { self.sliding_slots.saturating_sub(window) }
+    /// Oldest position that a session which has written positions below `written` can return to (0 always can be).
+    ///
+    /// A token at `to` sees keys from `to − window + 1` on; the ring has lost those below `written − slots`.
+    pub fn oldest(&self, written: usize, window: usize) -> usize {
+        if self.n_sliding == 0 || written <= self.sliding_slots { 0 } else { written + window - self.sliding_slots }
     }
 
     /// The layers in order.
@@ -112,5 +114,27 @@ impl KvPlan {
         let (k_bytes, v_bytes) = kv[k.start..v.end].split_at_mut(k.len());
         let (k_scale, v_scale) = scale[ks.start..vs.end].split_at_mut(ks.len());
         KvViewMut { dtype: self.dtype, slots: layer.slots, head_dim: self.head_dim, k: k_bytes, v: v_bytes, k_scale, v_scale }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ring_that_has_wrapped_keeps_less_than_it_has_slots() {
+        let ring = KvPlan {
+            dtype: KvDtype::F16,
+            head_dim: 64,
+            n_kv_heads: 1,
+            full_slots: 4096,
+            sliding_slots: 576,
+            n_full: 1,
+            n_sliding: 5,
+        };
+        assert_eq!(ring.oldest(576, 512), 0);
+        // Position 0's key is gone once position 576 is written; a token at 514 no longer sees its whole window.
+        assert_eq!(ring.oldest(620, 512), 556);
+        assert_eq!(KvPlan { n_sliding: 0, ..ring }.oldest(4000, 512), 0);
     }
 }

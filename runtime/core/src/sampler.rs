@@ -53,21 +53,21 @@ impl Sampler {
     /// A sampler at its seed.
     ///
     /// # Errors
-    /// [`Error::Option`] for a negative or non-finite temperature, a probability outside 0..=1, or a penalty ≤ 0.
+    /// [`Error::Sampling`] for a negative or non-finite temperature, a probability outside 0..=1, or a penalty ≤ 0.
     pub fn new(options: SamplerOptions) -> Result<Self, Error> {
-        let out = |what, need: u64, found: f32| Err(Error::Option { what, need, found: u64::from(found.to_bits()) });
+        let out = |what, need, found: f32| Err(Error::Sampling { what, need, found_bits: found.to_bits() });
         let o = &options;
         if !(o.temperature >= 0.0 && o.temperature.is_finite()) {
-            return out("temperature", 0, o.temperature);
+            return out("temperature", "0 or more", o.temperature);
         }
         if !(o.top_p > 0.0 && o.top_p <= 1.0) {
-            return out("top_p", 1, o.top_p);
+            return out("top_p", "more than 0, at most 1", o.top_p);
         }
         if !(0.0..=1.0).contains(&o.min_p) {
-            return out("min_p", 1, o.min_p);
+            return out("min_p", "0 to 1", o.min_p);
         }
         if !(o.repetition_penalty > 0.0 && o.repetition_penalty.is_finite()) {
-            return out("repetition_penalty", 1, o.repetition_penalty);
+            return out("repetition_penalty", "more than 0", o.repetition_penalty);
         }
         Ok(Self { options, state: options.seed })
     }
@@ -76,7 +76,7 @@ impl Sampler {
     /// unless the temperature is 0.
     ///
     /// # Errors
-    /// [`Error::Workspace`] when `scratch` is shorter.
+    /// [`Error::Workspace`] when `scratch` is shorter, [`Error::NotFinite`] when a logit is NaN.
     pub fn sample(
         &mut self,
         kernels: &Kernels,
@@ -85,16 +85,21 @@ impl Sampler {
         scratch: &mut [Candidate],
     ) -> Result<u32, Error> {
         self.penalize(logits, recent);
-        if self.options.temperature == 0.0 || self.options.top_k == 1 {
+        if self.options.temperature == 0.0 || self.options.top_k == 1 || logits.is_empty() {
             return Ok((kernels.argmax)(logits) as u32);
         }
         let have = size_of_val(scratch) as u64;
         let need = (logits.len() * size_of::<Candidate>()) as u64;
         let all = scratch.get_mut(..logits.len()).ok_or(Error::Workspace { need, have })?;
+        // The largest becomes 0, so that no temperature, however small, makes an infinity of it.
+        let largest = logits[(kernels.argmax)(logits)];
         for logit in logits.iter_mut() {
-            *logit /= self.options.temperature;
+            *logit = (*logit - largest) / self.options.temperature;
         }
         let (max, sum) = (kernels.max_sum_exp)(logits);
+        if !sum.is_finite() {
+            return Err(Error::NotFinite { position: (recent.len() as u64).saturating_sub(1) });
+        }
         // A logit below this cannot pass min-p; at the very least it must have a probability that f32 can hold.
         let floor = if self.options.min_p > 0.0 { max + libm::logf(self.options.min_p) } else { max - 100.0 };
         let mut n = 0;

@@ -107,7 +107,7 @@ fn rejects_options_outside_their_range() {
         SamplerOptions { min_p: 2.0, ..ok },
         SamplerOptions { repetition_penalty: 0.0, ..ok },
     ] {
-        assert!(matches!(Sampler::new(bad), Err(Error::Option { .. })), "{bad:?}");
+        assert!(matches!(Sampler::new(bad), Err(Error::Sampling { .. })), "{bad:?}");
     }
 }
 
@@ -116,4 +116,17 @@ fn rejects_scratch_that_is_too_small() {
     let mut sampler = Sampler::new(SamplerOptions { temperature: 1.0, ..SamplerOptions::default() }).unwrap();
     let result = sampler.sample(best(), &mut [0.0; 8], &[], &mut [Candidate::default(); 7]);
     assert_eq!(result, Err(Error::Workspace { need: 64, have: 56 }));
+}
+
+#[test]
+fn a_tiny_temperature_is_greedy() {
+    let options = SamplerOptions { temperature: 1e-38, ..SamplerOptions::default() };
+    assert_eq!(draw_many(options, &[3.0, 7.0, 6.9, 7.0 - 1e-3], 50), [0, 50, 0, 0]);
+}
+
+#[test]
+fn rejects_logits_that_are_not_numbers() {
+    let mut sampler = Sampler::new(SamplerOptions { temperature: 1.0, ..SamplerOptions::default() }).unwrap();
+    let result = sampler.sample(best(), &mut [0.0, f32::NAN], &[5, 6], &mut [Candidate::default(); 2]);
+    assert_eq!(result, Err(Error::NotFinite { position: 1 }));
 }

@@ -51,7 +51,8 @@ impl<'a> Block<'a> {
     /// # Panics
     /// If `len > stride` or `y` is shorter than `(n − 1) · stride + len`.
     pub fn new(y: &'a mut [f32], n: usize, stride: usize, len: usize) -> Self {
-        assert!(len <= stride && (n == 0 || (n - 1) * stride + len <= y.len()));
+        let end = n.saturating_sub(1).checked_mul(stride).and_then(|start| start.checked_add(len));
+        assert!(len <= stride && end.is_some_and(|end| n == 0 || end <= y.len()));
         Self { first: y.as_mut_ptr(), stride, n, len, of: PhantomData }
     }
 
@@ -98,8 +99,8 @@ impl<'a> Block<'a> {
     /// No two live cells, nor a cell and the block it came from, may be used to reach the same element.
     unsafe fn cell(&self, ts: Range<usize>, rs: Range<usize>) -> Self {
         assert!(ts.start <= ts.end && ts.end <= self.n && rs.start <= rs.end && rs.end <= self.len);
-        // SAFETY: within the borrowed slice by the assertion.
-        let first = unsafe { self.first.add(ts.start * self.stride + rs.start) };
+        // Within the borrowed slice unless the cell is empty, and then never read.
+        let first = self.first.wrapping_add(ts.start.wrapping_mul(self.stride) + rs.start);
         Self { first, stride: self.stride, n: ts.len(), len: rs.len(), of: PhantomData }
     }
 }

@@ -11,6 +11,8 @@ use half::f16;
 /// # Panics
 /// If a slice has another length than stated.
 pub(crate) fn check(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &Block<'_>) -> usize {
+    // Far beyond any image, and far below where a product of lengths would wrap: the tiers read unchecked after this.
+    assert!(w.cols <= 1 << 24 && x.n <= 1 << 24);
     let (bytes, padded) = (tile_bytes(w.dtype, w.cols), padded_cols(w.cols));
     assert!(w.dtype.is_quantized(), "mul_quantized takes quantized tiles, not {}", w.dtype.name());
     assert!(w.cols > 0 && w.bytes.len() * TILE_ROWS == y.len() * bytes && y.len().is_multiple_of(TILE_ROWS));
