@@ -26,7 +26,7 @@ fn draws_follow_the_distribution() {
     let probabilities: [f32; 5] = [0.4, 0.3, 0.2, 0.08, 0.02];
     let logits = probabilities.map(|p| p.ln() + 5.0);
     let options = SamplerOptions { temperature: 1.0, seed: 7, ..SamplerOptions::default() };
-    let n = 40_000;
+    let n = 20_000;
     for (count, p) in draw_many(options, &logits, n).into_iter().zip(probabilities) {
         // Five standard deviations of a binomial: a right sampler fails once in a million.
         let slack = 5.0 * (n as f32 * p * (1.0 - p)).sqrt();
@@ -38,9 +38,9 @@ fn draws_follow_the_distribution() {
 fn temperature_two_takes_square_roots() {
     let logits = [0.64f32.ln(), 0.36f32.ln()];
     let options = SamplerOptions { temperature: 2.0, ..SamplerOptions::default() };
-    let counts = draw_many(options, &logits, 40_000);
+    let counts = draw_many(options, &logits, 20_000);
     // 0.8 : 0.6.
-    assert!((counts[0] as f32 / 40_000.0 - 0.8 / 1.4).abs() < 0.015, "{counts:?}");
+    assert!((counts[0] as f32 / 20_000.0 - 0.8 / 1.4).abs() < 0.02, "{counts:?}");
 }
 
 #[test]
@@ -65,11 +65,11 @@ fn top_p_keeps_the_fewest_that_reach_it() {
 
 #[test]
 fn top_p_reaches_past_one_run_of_a_flat_distribution() {
-    let logits = vec![0.0; 3000];
+    let logits = vec![0.0; 1000];
     let options = SamplerOptions { temperature: 1.0, top_p: 0.5, ..SamplerOptions::default() };
-    let counts = draw_many(options, &logits, 25_000);
-    assert!(counts[..1500].iter().all(|&c| c > 0));
-    assert!(counts[1501..].iter().all(|&c| c == 0));
+    let counts = draw_many(options, &logits, 8_000);
+    assert!(counts[..500].iter().all(|&c| c > 0));
+    assert!(counts[501..].iter().all(|&c| c == 0));
 }
 
 #[test]

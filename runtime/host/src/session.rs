@@ -24,7 +24,7 @@ impl OwnedSession {
         let need = workspace_bytes(image, options)?;
         let mut memory = MmapMut::map_anon(need).map_err(|_| Error::Workspace { need: need as u64, have: 0 })?;
         #[cfg(target_os = "linux")]
-        let _ = memory.advise(memmap2::Advice::HugePage);
+        // No huge pages: each head of the KV ring begins far from the next, and would fill one that it does not use.
         let (start, len) = (memory.as_mut_ptr(), memory.len());
         // SAFETY: `memory` is a private anonymous map of `len` initialised (zero) bytes that keeps its address and stays
         // mapped until it is dropped, with `Self` and after nothing else uses `session` (which has no destructor). From here
