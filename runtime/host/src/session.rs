@@ -23,7 +23,6 @@ impl OwnedSession {
     pub fn new(image: &Image<'_>, options: &Options) -> Result<Self, Error> {
         let need = workspace_bytes(image, options)?;
         let mut memory = MmapMut::map_anon(need).map_err(|_| Error::Workspace { need: need as u64, have: 0 })?;
-        #[cfg(target_os = "linux")]
         // No huge pages: each head of the KV ring begins far from the next, and would fill one that it does not use.
         let (start, len) = (memory.as_mut_ptr(), memory.len());
         // SAFETY: `memory` is a private anonymous map of `len` initialised (zero) bytes that keeps its address and stays
