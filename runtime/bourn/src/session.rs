@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 const DEFAULT_CONTEXT: usize = 4096;
 /// Default block of prefill.
 const DEFAULT_BLOCK: usize = 64;
+/// Blocks that prefill reads before it asks whether to go on: each asking costs the logits of one position.
+const BLOCKS_AT_ONCE: usize = 8;
 /// Time for finding one thread count.
 const CALIBRATION: Duration = Duration::from_millis(40);
 /// Tokens of the block that prefill is timed with.
@@ -90,6 +92,7 @@ pub struct Session<'m> {
     memory: OwnedSession,
     threads: Threads,
     kv: KvDtype,
+    prefill_block: usize,
     /// Every token of the text, those of the prompt and the last one drawn included.
     tokens: Vec<u32>,
     /// Where the last answer begins in `tokens`.
@@ -125,6 +128,7 @@ impl<'m> Session<'m> {
             memory: OwnedSession::new(image, &core)?,
             threads: Threads::both(1),
             kv,
+            prefill_block: core.prefill_block,
             tokens: Vec::with_capacity(context + 1),
             answer: 0,
             candidates: vec![Candidate::default(); vocab],
@@ -216,16 +220,34 @@ impl<'m> Session<'m> {
     /// Reads `tokens` after what was read before and calls `sink(position, logits)` for each.
     ///
     /// # Errors
-    /// [`Error::Core`].
+    /// [`Error::Core`]; the session is then as before, or, where that is overwritten, cleared.
     pub fn logits_of_all(&mut self, tokens: &[u32], sink: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
-        self.run(|memory, engine| memory.logits_of_all(engine, tokens, sink))?;
+        let (position, known) = (self.memory.position(), self.tokens.len());
+        if let Err(e) = self.run(|memory, engine| memory.logits_of_all(engine, tokens, sink)) {
+            self.go_back(position, known)?;
+            return Err(e);
+        }
         self.tokens.truncate(self.memory.position() - tokens.len());
         self.tokens.extend_from_slice(tokens);
         self.answer = self.tokens.len();
         Ok(())
     }
 
+    /// Returns to `position`, at which `known` tokens were known, or to the beginning where a ring has overwritten what lies there.
+    fn go_back(&mut self, position: usize, known: usize) -> Result<(), Error> {
+        let known = match self.memory.rewind(self.model.image(), position) {
+            Ok(()) => known,
+            Err(_) => self.memory.rewind(self.model.image(), 0).map(|()| 0)?,
+        };
+        self.tokens.truncate(known);
+        self.answer = self.answer.min(known);
+        Ok(())
+    }
+
     /// Reads `prompt` after what was read before and writes on, giving text to `on_text` as it comes.
+    ///
+    /// `on_text` is also called with the empty text: for every token that shows nothing yet, and now and then while a long
+    /// prompt is read. So it can always end the work soon; what of the prompt was not read by then is read by the next call.
     ///
     /// What the session knows already is not read again: if `prompt` begins with tokens that are in the cache, pass it to
     /// [`Self::generate_from`] instead.
@@ -249,27 +271,44 @@ impl<'m> Session<'m> {
         // The token drawn last by a generation that ended there has not been read yet.
         let unread = self.memory.position();
         let first = self.tokens.len();
+        let (need, context) = (first + prompt.len(), self.memory.context());
+        if need > context {
+            return Err(bourn_core::Error::ContextFull { need: need as u64, context: context as u64 }.into());
+        }
         self.tokens.extend_from_slice(prompt);
         self.answer = self.tokens.len();
         let prompt_tokens = self.tokens.len() - unread;
 
         let model = self.model;
         let mut decoding = model.image().tokenizer().map(Tokenizer::new).map(|t| (t, Decoder::new(&t, true)));
-        let context = self.memory.context();
         let mut stream = model.file().stream();
         let (decode, prefill) = (model.pool().limited(self.threads.decode), model.pool().limited(self.threads.prefill));
         let mut engine =
             Engine { image: model.image(), stream: &mut stream, kernels: model.kernels(), decode: &decode, prefill: &prefill };
-        let mut logits = match self.memory.prefill(&mut engine, &self.tokens[unread..]) {
+        let at_once = self.prefill_block * BLOCKS_AT_ONCE;
+        while self.tokens.len() - self.memory.position() > at_once {
+            let from = self.memory.position();
+            if let Err(e) = self.memory.prefill(&mut engine, &self.tokens[from..from + at_once]) {
+                self.go_back(unread, first)?;
+                return Err(e.into());
+            }
+            if on_text("").is_break() {
+                let (read, took) = (self.memory.position() - unread, start.elapsed());
+                return Ok(Stats {
+                    prompt_tokens: read,
+                    generated_tokens: 0,
+                    first_token: took,
+                    prefill_tok_s: per_second(read, took),
+                    decode_tok_s: 0.0,
+                    finish: Finish::Cancelled,
+                });
+            }
+        }
+        let from = self.memory.position();
+        let mut logits = match self.memory.prefill(&mut engine, &self.tokens[from..]) {
             Ok(logits) => logits,
             Err(e) => {
-                // Whatever the failed read left in the cache is forgotten, all of it if need be.
-                let back = self.memory.rewind(model.image(), unread).map_or(0, |()| first);
-                if back == 0 {
-                    self.memory.rewind(model.image(), 0)?;
-                }
-                self.tokens.truncate(back);
-                self.answer = back;
+                self.go_back(unread, first)?;
                 return Err(e.into());
             }
         };
@@ -295,7 +334,6 @@ impl<'m> Session<'m> {
                     self.held.truncate(at);
                     break Finish::StopString;
                 }
-                Held::Free(0) => {}
                 Held::Free(free) => {
                     let flow = on_text(&self.held[..free]);
                     self.held.drain(..free);
@@ -327,7 +365,6 @@ impl<'m> Session<'m> {
             let _ = on_text(&self.held);
             self.held.clear();
         }
-        let per_second = |n: usize, d: Duration| if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() };
         Ok(Stats {
             prompt_tokens,
             generated_tokens: n,
@@ -350,12 +387,8 @@ impl<'m> Session<'m> {
     ) -> Result<Stats, Error> {
         let read = &self.tokens[..self.memory.position().min(self.tokens.len())];
         let same = read.iter().zip(text).take_while(|(a, b)| a == b).count().min(text.len().saturating_sub(1));
-        let back = self.memory.rewind(self.model.image(), same).map(|()| same).or_else(|_| {
-            // A ring has overwritten what lies there: read all again.
-            self.memory.rewind(self.model.image(), 0).map(|()| 0)
-        })?;
-        self.tokens.truncate(back);
-        self.generate(&text[back..], options, on_text)
+        self.go_back(same, same)?;
+        self.generate(&text[self.tokens.len()..], options, on_text)
     }
 
     /// Answers a conversation through the model's chat template.
@@ -371,4 +404,9 @@ impl<'m> Session<'m> {
         let prompt = self.model.chat_prompt(messages)?;
         self.generate_from(&prompt, options, on_text)
     }
+}
+
+/// How many of `n` in a second; 0 if no time has passed.
+fn per_second(n: usize, d: Duration) -> f64 {
+    if d.is_zero() { 0.0 } else { n as f64 / d.as_secs_f64() }
 }
