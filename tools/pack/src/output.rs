@@ -29,10 +29,13 @@ impl Output {
     pub(crate) fn create(destination: &Path, payload_offset: u64, file_bytes: u64) -> Result<Self, Error> {
         let name = destination.file_name().unwrap_or_default().to_string_lossy();
         let temporary = destination.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
+        let create = || OpenOptions::new().write(true).create_new(true).open(&temporary);
+        let file = create()
+            .or_else(|e| match e.kind() {
+                // Left by a killed process that had our number.
+                io::ErrorKind::AlreadyExists => fs::remove_file(&temporary).and_then(|()| create()),
+                _ => Err(e),
+            })
             .map_err(|source| failed(destination, file_bytes, "create", source))?;
         let mut output = Self {
             file,

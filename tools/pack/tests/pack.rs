@@ -271,6 +271,16 @@ fn nothing_is_left_of_a_cancelled_run() {
 }
 
 #[test]
+fn a_file_left_by_a_killed_process_is_no_obstacle() {
+    let (dir, out) = place();
+    made::folder(dir.path(), true, "F32", |_| {});
+    let name = out.file_name().unwrap().to_str().unwrap();
+    std::fs::write(out.with_file_name(format!(".{name}.{}.tmp", std::process::id())), b"half").unwrap();
+    packed(dir.path(), &out, &Options::default());
+    assert!(Image::new_checked(&std::fs::read(&out).unwrap()).is_ok());
+}
+
+#[test]
 fn an_image_that_is_there_stays_until_the_new_one_is_whole() {
     let (dir, out) = place();
     made::folder(dir.path(), true, "F32", |t| t.values[0] = f32::NAN);
