@@ -83,7 +83,12 @@ impl Shared {
     fn work_caught(&self, region: &Region, job: &(dyn Fn(usize) + Sync)) {
         if let Err(payload) = catch_unwind(AssertUnwindSafe(|| self.work(region, job))) {
             self.next.0.store(region.n, Ordering::Relaxed);
-            self.panic.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(payload);
+            let mut kept = self.panic.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*kept {
+                None => *kept = Some(payload),
+                // Dropping a payload may panic again, here where nothing catches it.
+                Some(_) => std::mem::forget(payload),
+            }
         }
     }
 
