@@ -15,6 +15,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 const FUEL: u64 = 4_000_000;
 /// Deepest value that `tojson` writes.
 const MAX_DEPTH: usize = 64;
+/// Longest JSON that one `tojson` writes: a list that holds itself twice, sixty deep, has no end.
+const MAX_TEXT_BYTES: usize = 16 << 20;
 /// Largest template taken.
 const MAX_SOURCE_BYTES: usize = 1 << 20;
 const NAME: &str = "chat template";
@@ -123,27 +125,27 @@ impl JsonWriter {
             return refuse(format!("tojson: nested deeper than {MAX_DEPTH}"));
         }
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number if value.is_integer() => self.out.push_str(&value.to_string()),
-            ValueKind::Number => self.out.push_str(&float(f64::try_from(value.clone())?)),
-            ValueKind::String => self.text(value.as_str().unwrap_or_default()),
+            ValueKind::None => self.push("null")?,
+            ValueKind::Bool => self.push(if value.is_true() { "true" } else { "false" })?,
+            ValueKind::Number if value.is_integer() => self.push(&value.to_string())?,
+            ValueKind::Number => self.push(&float(f64::try_from(value.clone())?))?,
+            ValueKind::String => self.text(value.as_str().unwrap_or_default())?,
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.list('[', ']', &items, depth, |this, item| this.value(item, depth + 1))?;
+                // One by one: what they hold may be longer than memory.
+                self.list("[", "]", value.try_iter()?, depth, |this, item| this.value(&item, depth + 1))?;
             }
             ValueKind::Map => {
                 let mut keys: Vec<Value> = value.try_iter()?.collect();
                 if self.sort_keys {
                     keys.sort();
                 }
-                self.list('{', '}', &keys, depth, |this, k| {
+                self.list("{", "}", keys.into_iter(), depth, |this, k| {
                     match k.as_str() {
-                        Some(text) => this.text(text),
-                        None => this.text(&k.to_string()),
+                        Some(text) => this.text(text)?,
+                        None => this.text(&k.to_string())?,
                     }
-                    this.out.push_str(&this.key.clone());
-                    this.value(&value.get_item(k)?, depth + 1)
+                    this.push(&this.key.clone())?;
+                    this.value(&value.get_item(&k)?, depth + 1)
                 })?;
             }
             kind => return refuse(format!("tojson: a value of type {kind} is not JSON")),
@@ -153,24 +155,37 @@ impl JsonWriter {
 
     fn list(
         &mut self,
-        open: char,
-        close: char,
-        items: &[Value],
+        open: &str,
+        close: &str,
+        items: impl Iterator<Item = Value>,
         depth: usize,
-        mut write: impl FnMut(&mut Self, &Value) -> Result<(), minijinja::Error>,
+        mut write: impl FnMut(&mut Self, Value) -> Result<(), minijinja::Error>,
     ) -> Result<(), minijinja::Error> {
-        self.out.push(open);
-        for (i, item) in items.iter().enumerate() {
-            if i > 0 {
-                self.out.push_str(&self.item.clone());
+        self.push(open)?;
+        let mut empty = true;
+        for item in items {
+            if !empty {
+                self.push(&self.item.clone())?;
             }
+            empty = false;
             self.line(depth + 1);
             write(self, item)?;
         }
-        if !items.is_empty() {
+        if !empty {
             self.line(depth);
         }
-        self.out.push(close);
+        self.push(close)
+    }
+
+    /// Appends; everything but the indentation goes through here.
+    fn push(&mut self, text: &str) -> Result<(), minijinja::Error> {
+        if self.out.len() + text.len() > MAX_TEXT_BYTES {
+            return Err(minijinja::Error::new(
+                ErrorKind::InvalidOperation,
+                format!("tojson: longer than {MAX_TEXT_BYTES} bytes"),
+            ));
+        }
+        self.out.push_str(text);
         Ok(())
     }
 
@@ -181,9 +196,9 @@ impl JsonWriter {
         }
     }
 
-    fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &str) -> Result<(), minijinja::Error> {
         // serde_json escapes what Python's json does with ensure_ascii=False: quotes, backslashes, controls.
-        self.out.push_str(&Json::from(text).to_string());
+        self.push(&Json::from(text).to_string())
     }
 }
 
@@ -365,6 +380,9 @@ mod tests {
             )
             .is_err()
         );
+        let doubling =
+            "{% set ns = namespace(s=[1]) %}{% for a in range(50) %}{% set ns.s = [ns.s, ns.s] %}{% endfor %}{{ ns.s | tojson }}";
+        assert!(render(doubling, json!({})).unwrap_err().contains("tojson: longer than"));
         assert!(render("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", json!({})).is_err());
         assert!(Template::new(&"{".repeat(MAX_SOURCE_BYTES + 1)).is_err());
         assert!(Template::new(&"{% if a %}".repeat(10_000)).is_err());
