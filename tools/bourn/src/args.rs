@@ -90,19 +90,19 @@ pub enum Kv {
 #[derive(Args, Clone, Debug)]
 pub struct Sampling {
     /// 0: always the most likely token
-    #[arg(long)]
+    #[arg(long, value_parser = at_least_0)]
     pub temperature: Option<f32>,
     /// Keep the K most likely; 0: all
     #[arg(long, value_name = "K")]
     pub top_k: Option<u32>,
     /// Keep the fewest tokens whose probability reaches P
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = above_0_to_1)]
     pub top_p: Option<f32>,
     /// Keep tokens at least P times as likely as the most likely
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", value_parser = from_0_to_1)]
     pub min_p: Option<f32>,
     /// Make tokens of the last 64 less likely; 1: off
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", value_parser = above_0)]
     pub repetition_penalty: Option<f32>,
     /// Same seed, same text
     #[arg(long, default_value_t = 0)]
@@ -110,6 +110,28 @@ pub struct Sampling {
     /// A text that ends the answer and is not part of it; may be given again
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+}
+
+/// A number that `allowed` takes, else what is needed.
+fn number(text: &str, need: &str, allowed: impl FnOnce(f32) -> bool) -> Result<f32, String> {
+    let value = text.parse::<f32>().ok().filter(|v| v.is_finite() && allowed(*v));
+    value.ok_or_else(|| format!("need a number {need}"))
+}
+
+fn at_least_0(text: &str) -> Result<f32, String> {
+    number(text, "of at least 0", |v| v >= 0.0)
+}
+
+fn above_0(text: &str) -> Result<f32, String> {
+    number(text, "above 0", |v| v > 0.0)
+}
+
+fn from_0_to_1(text: &str) -> Result<f32, String> {
+    number(text, "from 0 to 1", |v| (0.0..=1.0).contains(&v))
+}
+
+fn above_0_to_1(text: &str) -> Result<f32, String> {
+    number(text, "above 0 and at most 1", |v| v > 0.0 && v <= 1.0)
 }
 
 /// `bourn fetch`
@@ -322,10 +344,10 @@ pub struct Bench {
     /// An image or a name of the catalogue
     pub model: String,
     /// Tokens to read
-    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub prompt: u32,
     /// Tokens to write
-    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(2..=1 << 20))]
     pub generate: u32,
     /// Runs; the best counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -4,7 +4,7 @@ use crate::args::Bench;
 use crate::output::{bytes, json, line, ms, round3};
 use crate::{models, signal};
 use anyhow::Result;
-use bourn::{GenerateOptions, StreamKind};
+use bourn::{Finish, GenerateOptions, StreamKind};
 use bourn_host::{Machine, machine};
 use serde_json::json as object;
 use std::ops::ControlFlow;
@@ -19,18 +19,24 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let model = models::open(&a.model, &a.open, quiet)?;
     let shape = *model.image().shape();
     let mut session_args = a.session.clone();
-    session_args.context.get_or_insert((a.prompt + a.generate).min(shape.max_context));
+    session_args.context.get_or_insert(a.prompt.saturating_add(a.generate).min(shape.max_context));
     let mut session = models::session(&model, &session_args)?;
     models::announce(&model, &session, quiet);
     // Ids spread over the vocabulary: the speed does not depend on which.
     let prompt: Vec<u32> = (0..a.prompt).map(|i| (u64::from(i) * 7919 % u64::from(shape.vocab)) as u32).collect();
     let options = GenerateOptions { max_tokens: Some(a.generate as usize), ignore_eos: true, ..GenerateOptions::default() };
     let (mut prefill, mut decode, mut first) = (0f64, 0f64, Duration::MAX);
+    let (mut read, mut written) = (0, 0);
     for _ in 0..a.repeat {
         session.clear()?;
         let stats = session.generate(&prompt, &options, &mut |_| {
             if signal::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
+        if stats.finish == Finish::Cancelled && read > 0 {
+            // The runs before it were whole.
+            break;
+        }
+        (read, written) = (stats.prompt_tokens, stats.generated_tokens);
         prefill = prefill.max(stats.prefill_tok_s);
         decode = decode.max(stats.decode_tok_s);
         first = first.min(stats.first_token);
@@ -51,8 +57,8 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
             "isa": model.kernels().isa,
             "threads": threads.decode,
             "prefill_threads": threads.prefill,
-            "prompt_tokens": a.prompt,
-            "generated_tokens": a.generate,
+            "prompt_tokens": read,
+            "generated_tokens": written,
             "prefill_tok_s": round3(prefill),
             "decode_tok_s": round3(decode),
             "first_token_ms": ms(first),
@@ -68,8 +74,8 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         }))?;
     } else {
         line(&format!("open      {:>10.2} ms", ms(model.opened_in())))?;
-        line(&format!("prefill   {prefill:>10.1} tok/s ({} tokens, first token after {:.1} ms)", a.prompt, ms(first)))?;
-        line(&format!("decode    {decode:>10.1} tok/s ({} tokens)", a.generate))?;
+        line(&format!("prefill   {prefill:>10.1} tok/s ({read} tokens, first token after {:.1} ms)", ms(first)))?;
+        line(&format!("decode    {decode:>10.1} tok/s ({written} tokens)"))?;
         line(&format!("read      {:>10} per token, {:.0} % of {:.1} GB/s", bytes(per_token), 100.0 * fraction, bandwidth / 1e9))?;
         let kind = if model.file().kind() == StreamKind::Mapped { "mapped" } else { "resident" };
         line(&format!("memory    {:>10} peak, image {} {kind}", bytes(peak), bytes(file)))?;
