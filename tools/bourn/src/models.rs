@@ -57,17 +57,25 @@ pub fn pack(src: &Checkpoint, out: &Path, options: &bourn_pack::Options, quiet: 
     Ok(report?)
 }
 
-/// Where the checkpoint of a folder, .gguf file or catalogue name lies.
-pub fn checkpoint(src: &str, quiet: bool) -> Result<PathBuf> {
+/// The checkpoint of a folder, .gguf file or catalogue name.
+pub fn checkpoint(src: &str, quiet: bool) -> Result<Checkpoint> {
     let path = Path::new(src);
     if path.exists() {
-        return Ok(path.to_owned());
+        return Ok(Checkpoint::open(path)?);
     }
-    if let Some(model) = catalogue::find(src)? {
-        let _lock = cache::lock(&model.name, quiet)?;
-        return Ok(fetch::fetch(&model, quiet)?.path);
+    let Some(model) = catalogue::find(src)? else { return Err(not_found(src)) };
+    let _lock = cache::lock(&model.name, quiet)?;
+    fetched(&model, quiet)
+}
+
+/// The checkpoint of a catalogue entry, with the sampling of its card where the source recommends none.
+fn fetched(model: &catalogue::Model, quiet: bool) -> Result<Checkpoint> {
+    let mut checkpoint = Checkpoint::open(&fetch::fetch(model, quiet)?.path)?;
+    if let (Some(card), None) = (model.sampling, checkpoint.generation.temperature) {
+        checkpoint.generation.temperature = Some(card.temperature);
+        checkpoint.generation.top_p = Some(card.top_p);
     }
-    Err(not_found(src))
+    Ok(checkpoint)
 }
 
 fn not_found(what: &str) -> anyhow::Error {
@@ -115,13 +123,8 @@ pub fn image(model: &str, quiet: bool) -> Result<PathBuf> {
     if out.exists() {
         return Ok(out);
     }
-    let fetched = fetch::fetch(&model, quiet)?;
+    let checkpoint = fetched(&model, quiet)?;
     note(quiet, &format!("packing {} once into {}", model.name, out.display()));
-    let mut checkpoint = Checkpoint::open(&fetched.path)?;
-    if let (Some(card), None) = (model.sampling, checkpoint.generation.temperature) {
-        checkpoint.generation.temperature = Some(card.temperature);
-        checkpoint.generation.top_p = Some(card.top_p);
-    }
     pack(&checkpoint, &out, &options, quiet)?;
     Ok(out)
 }
@@ -148,7 +151,7 @@ pub fn float_image(src: &str, quiet: bool) -> Result<(PathBuf, Option<Temporary>
     if is_image(Path::new(src)) {
         return Ok((src.into(), None));
     }
-    let checkpoint = Checkpoint::open(&checkpoint(src, quiet)?)?;
+    let checkpoint = checkpoint(src, quiet)?;
     // bf16 sources lose nothing in bf16; anything else, de-quantized, only nothing in f32.
     let bf16 = checkpoint.tensors().iter().filter(|t| t.rows > 1).all(|t| t.dtype == bourn_checkpoint::Dtype::Bf16);
     let weights = if bf16 { Weights::Bf16 } else { Weights::F32 };

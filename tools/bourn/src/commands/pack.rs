@@ -4,7 +4,6 @@ use crate::args::{Method, Pack};
 use crate::models;
 use crate::output::{bytes, json, line, round3};
 use anyhow::Result;
-use bourn_checkpoint::Checkpoint;
 use serde_json::json as object;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -12,8 +11,7 @@ use std::time::Instant;
 /// Packs and reports the loss.
 pub fn pack(a: &Pack, quiet: bool) -> Result<ExitCode> {
     let start = Instant::now();
-    let src = models::checkpoint(&a.src, quiet)?;
-    let checkpoint = Checkpoint::open(&src)?;
+    let checkpoint = models::checkpoint(&a.src, quiet)?;
     let mut options = models::pack_options(a.weights, a.head);
     options.method = match a.method {
         Method::Rtn => bourn_pack::Method::Rtn,
