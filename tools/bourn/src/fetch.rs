@@ -243,8 +243,12 @@ mod from_hub {
             paths.push(path);
         }
         for file in optional {
-            // Not every repository has them.
-            let _ = remote.get(file);
+            match remote.get(file) {
+                Ok(path) => verify(&path)?,
+                // Not every repository has them.
+                Err(e) if is_missing(&e) => {}
+                Err(e) => return Err(told(e)).with_context(|| file.clone()),
+            }
         }
         folder(repo, &paths).context("the hub gave no file")
     }
@@ -258,6 +262,12 @@ mod from_hub {
             Ok(result) => result.map_err(told).context("out of reach"),
             Err(_) => bail!("out of reach: no answer in {} s", ANSWER.as_secs()),
         }
+    }
+
+    /// Whether the hub answered that there is no such file.
+    fn is_missing(e: &ApiError) -> bool {
+        let text = e.to_string();
+        matches!(e, ApiError::RequestError(_)) && (text.contains("status code 404") || text.contains("http status: 404"))
     }
 
     fn told(e: ApiError) -> anyhow::Error {
