@@ -24,7 +24,7 @@ fn main() -> ExitCode {
             if let Some(hint) = output::hint(&e) {
                 eprintln!("hint: {hint}");
             }
-            ExitCode::FAILURE
+            if signal::stopped() { ExitCode::from(signal::EXIT) } else { ExitCode::FAILURE }
         }
     }
 }

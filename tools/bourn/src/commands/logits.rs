@@ -2,14 +2,17 @@
 
 use crate::args::Logits;
 use crate::output::{json, line};
-use crate::{cache, models};
-use anyhow::{Context, Result};
+use crate::{cache, models, signal};
+use anyhow::{Context, Result, bail};
 use serde_json::json as object;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use xxhash_rust::xxh3::Xxh3Default;
+
+/// Positions computed between two looks for a Ctrl-C, where no block is asked for.
+const BLOCK: usize = 64;
 
 /// Computes the logits after each id.
 pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
@@ -22,22 +25,34 @@ pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
     let mut sum = Xxh3Default::new();
     let print = file.is_none() && !a.checksum;
     let mut failed: Result<()> = Ok(());
-    session.logits_of_all(&a.ids, &mut |pos, logits| {
+    let (need, context) = (a.ids.len() as u64, session.context() as u64);
+    if need > context {
+        return Err(bourn::Error::from(bourn_core::Error::ContextFull { need, context }).into());
+    }
+    for block in a.ids.chunks(a.session.prefill_block.map_or(BLOCK, |n| n as usize)) {
+        session.logits_of_all(block, &mut |pos, logits| {
+            if failed.is_err() {
+                return;
+            }
+            failed = (|| {
+                let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
+                sum.update(&bytes);
+                if let Some(file) = &mut file {
+                    file.write(&bytes)?;
+                }
+                if print {
+                    json(&object!({"pos": pos, "logsumexp": logsumexp(logits), "top": top(logits, a.top)}))?;
+                }
+                Ok(())
+            })();
+        })?;
         if failed.is_err() {
-            return;
+            break;
         }
-        failed = (|| {
-            let bytes: Vec<u8> = logits.iter().flat_map(|v| v.to_le_bytes()).collect();
-            sum.update(&bytes);
-            if let Some(file) = &mut file {
-                file.write(&bytes)?;
-            }
-            if print {
-                json(&object!({"pos": pos, "logsumexp": logsumexp(logits), "top": top(logits, a.top)}))?;
-            }
-            Ok(())
-        })();
-    })?;
+        if signal::stopped() {
+            bail!("stopped");
+        }
+    }
     failed?;
     if let Some(file) = file {
         file.finish()?;
