@@ -52,6 +52,9 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
             "a longer text or a smaller --window",
         ));
     }
+    for ids in &windows {
+        models::check_ids(&model, ids)?;
+    }
     let against = a.against.as_deref().map(|src| models::float_image(src, quiet)).transpose()?;
     let reference = against.as_ref().map(|(path, _)| models::open_image(path, &a.open)).transpose()?;
     if let Some(r) = &reference {
