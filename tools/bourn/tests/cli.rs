@@ -19,6 +19,11 @@ fn wrong_usage_exits_with_2() {
     for args in [&["run"][..], &["fly"], &["run", "m", "text", "--ids", "1"], &["bench", "m", "--threads", "0"], &["pack", "a"]] {
         assert_eq!(failure(args).0, 2, "{args:?}");
     }
+    for wrong in ["--temperature=-1", "--temperature=nan", "--top-p=0", "--top-p=1.5", "--min-p=2", "--repetition-penalty=0"] {
+        let (code, text) = failure(&["run", "m", "text", wrong]);
+        assert!(code == 2 && text.contains("need a number"), "{text}");
+    }
+    assert_eq!(failure(&["bench", "m", "--prompt", "4294967295", "--generate", "4294967295"]).0, 2);
 }
 
 #[test]
@@ -254,6 +259,38 @@ fn chat_answers_line_by_line() {
     let answers: Vec<Value> = out.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
     assert_eq!(answers.len(), 2);
     assert_eq!(answers[0]["ids"], answers[1]["ids"]);
+}
+
+#[test]
+fn chat_tells_of_a_message_that_fits_no_context() {
+    let Some(image) = image() else { return };
+    let mut child =
+        bourn(&["chat", image, "--context", "3", "--json", "-q"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"Hello\n").unwrap();
+    let out = child.wait_with_output().unwrap();
+    let answer: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(out.status.success());
+    assert_eq!((&answer["finish"], &answer["text"]), (&"context full".into(), &"".into()));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_is_seen_while_no_text_shows() {
+    let Some(image) = image() else { return };
+    let ids = vec!["1"; 4000].join(",");
+    let mut child = bourn(&["logits", image, "--ids", &ids, "--threads", "1", "--isa", "scalar", "--json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = child.stdout.take().unwrap();
+    // The first line: it is computing.
+    out.read_exact(&mut [0; 1]).unwrap();
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    out.read_to_end(&mut Vec::new()).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
 }
 
 #[cfg(unix)]

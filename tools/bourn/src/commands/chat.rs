@@ -56,17 +56,31 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
         signal::clear();
         let mut answer = String::new();
         let mut write: io::Result<()> = Ok(());
-        let stats = session.chat(&messages, &options, &mut |piece| {
+        let mut on_text = |piece: &str| {
             answer.push_str(piece);
             if !a.json {
                 write = print(piece);
             }
             if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        });
+        };
+        let mut stats = session.chat(&messages, &options, &mut on_text);
+        if let Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) = stats {
+            note(
+                quiet,
+                &format!("the conversation needs {need} positions, the context has {context}: forgetting what came before"),
+            );
+            let said = messages.pop();
+            messages = system();
+            messages.extend(said);
+            stats = session.chat(&messages, &options, &mut on_text);
+        }
         let stats = match stats {
             Ok(stats) => stats,
             Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) => {
-                note(quiet, &format!("the conversation needs {need} positions, the context has {context}: forgetting it"));
+                note(quiet, &format!("the message alone needs {need} positions, the context has {context}"));
+                if a.json {
+                    json(&object!({"text": "", "ids": [], "finish": run::finish(Finish::ContextFull)}))?;
+                }
                 messages = system();
                 continue;
             }
