@@ -47,6 +47,11 @@ pub fn host_tests() -> Result<()> {
     run(cargo(&tests).args(["--features", TEST_FEATURES]))
 }
 
+/// Every tier against scalar, once more: seconds, and the output ends with a summary of cargo's own that counts tests.
+pub fn conformance() -> Result<()> {
+    run(cargo(&["test", "--locked", "--workspace", "--test", "conformance"]).args(["--features", TEST_FEATURES]))
+}
+
 /// Writes the fixture of the current format version and its golden checksum.
 pub fn fixtures() -> Result<()> {
     run(&mut cargo(&["run", "--locked", "--package", "bourn-oracle", "--bin", "write-fixture"]))

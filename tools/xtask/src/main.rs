@@ -80,7 +80,8 @@ fn test() -> Result<()> {
     data::fetch()?;
     cross::arm()?;
     checks::doc_tests()?;
-    checks::host_tests()
+    checks::host_tests()?;
+    checks::conformance()
 }
 
 /// Everything that must hold before a change is taken, cheapest first.
@@ -97,5 +98,5 @@ fn ci() -> Result<()> {
     steps.run("emulated arm", cross::arm)?;
     steps.run("fuzz smoke", || fuzz::run_doors(&["--seconds", "5"]))?;
     steps.print();
-    Ok(())
+    checks::conformance()
 }
