@@ -15,7 +15,9 @@ use crate::data;
 use crate::process::{cache_dir, cargo, command, output, run, target_dir};
 
 const PACKAGE: &str = "llama-cpp-python";
-const VERSION: &str = "0.3.36";
+/// Of the package: says which llama.cpp it is.
+pub(crate) const VERSION: &str = "0.3.36";
+const MODEL: &str = data::SMOLLM2;
 const PROMPT: &str = "512";
 const GENERATE: &str = "128";
 /// The variants: name, and the type of the embedding, which is also the head.
@@ -36,16 +38,10 @@ pub fn run_both(args: &[&str]) -> Result<()> {
     let llama = Llama::installed()?;
     run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))?;
     let bourn = target_dir().join("release/bourn");
-    let source = data::smollm2()?;
-    let folder = cache_dir()?.join("compare");
-    std::fs::create_dir_all(&folder)?;
 
     println!("{:<12} {:>7} {:<10} {:>10} {:>10} {:>7}", "", "threads", "", "bourn", "llama.cpp", "ratio");
     for (variant, head) in VARIANTS {
-        let gguf = folder.join(format!("smollm2-head-{head}.gguf"));
-        if !gguf.exists() {
-            llama.quantize(&source, &gguf, head)?;
-        }
+        let gguf = quantized(MODEL, head)?;
         let image = gguf.with_extension("bourn");
         run(command(&bourn).arg("pack").arg(&gguf).arg("-o").arg(&image))?;
         for &threads in &threads {
@@ -64,6 +60,34 @@ pub fn run_both(args: &[&str]) -> Result<()> {
     println!("medians of {rounds} rounds, prompt {PROMPT}, generate {GENERATE}");
     println!("open: until a token can be computed; process: one that opens the model, computes one token and ends");
     Ok(())
+}
+
+/// A catalogue model as Q4_0 with the type of head, made by llama.cpp's quantizer and kept in the cache.
+pub(crate) fn quantized(model: &str, head: &str) -> Result<PathBuf> {
+    let folder = cache_dir()?.join("compare");
+    std::fs::create_dir_all(&folder)?;
+    let gguf = folder.join(format!("{model}-head-{head}.gguf"));
+    if !gguf.exists() {
+        let part = gguf.with_extension("part");
+        Llama::installed()?.quantize(&data::weights(model)?, &part, head)?;
+        std::fs::rename(part, &gguf)?;
+    }
+    Ok(gguf)
+}
+
+/// The source of llama.cpp, out of the package.
+pub(crate) fn sources() -> Result<PathBuf> {
+    let peers = cache_dir()?.join("peers");
+    let sources = peers.join(format!("llama_cpp_python-{VERSION}"));
+    if !sources.exists() {
+        std::fs::create_dir_all(&peers)?;
+        let requirement = format!("{PACKAGE}=={VERSION}");
+        let mut pip = command("python3");
+        pip.args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", PACKAGE, "-d"]).arg(&peers);
+        run(pip.arg(requirement))?;
+        run(command("tar").arg("xzf").arg(peers.join(format!("llama_cpp_python-{VERSION}.tar.gz"))).arg("-C").arg(&peers))?;
+    }
+    Ok(sources.join("vendor/llama.cpp"))
 }
 
 /// One round: prefill and decode in tokens per second; opening, and a whole process for one token, in milliseconds.
@@ -93,17 +117,8 @@ impl Llama {
         if llama.programs.join("llama-quantize").exists() && llama.programs.join("llama-bench").exists() {
             return Ok(llama);
         }
-        std::fs::create_dir_all(&peers)?;
-        let sources = peers.join(format!("llama_cpp_python-{VERSION}"));
-        if !sources.exists() {
-            let requirement = format!("{PACKAGE}=={VERSION}");
-            let mut pip = command("python3");
-            pip.args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", PACKAGE, "-d"]).arg(&peers);
-            run(pip.arg(requirement))?;
-            run(command("tar").arg("xzf").arg(peers.join(format!("llama_cpp_python-{VERSION}.tar.gz"))).arg("-C").arg(&peers))?;
-        }
         let mut configure = command("cmake");
-        configure.arg("-S").arg(sources.join("vendor/llama.cpp")).arg("-B").arg(&build);
+        configure.arg("-S").arg(sources()?).arg("-B").arg(&build);
         let off =
             ["GGML_OPENMP", "LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "BUILD_SHARED_LIBS"];
         configure.args(["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]);

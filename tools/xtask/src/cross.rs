@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::disassembly;
 use crate::process::{command, find, in_ci, run, target_dir};
 
 /// CPUs to emulate and the best tier that each must choose: the first two have no dot product, `max` has everything.
@@ -56,6 +57,8 @@ pub fn arm() -> Result<()> {
     for test in [&crates[..], EMULATED_CHECKSUM] {
         run(toolchain.cargo("test", &emulator, "max").args(["--no-run"]).args(test))?;
     }
+    // The program that writes fixtures was built for the checksum: it holds every layer and every tier.
+    disassembly::check_baseline(&toolchain.products("debug").join("write-fixture"))?;
     for (cpu, isa) in CPUS {
         eprintln!("\n-- {cpu}");
         for test in [&crates[..], EMULATED_CHECKSUM] {
@@ -76,7 +79,7 @@ pub fn bare() -> Result<()> {
 }
 
 /// A compiler that makes static programs for ARM Linux.
-struct Toolchain {
+pub(crate) struct Toolchain {
     name: String,
     debian: bool,
     target: &'static str,
@@ -84,11 +87,15 @@ struct Toolchain {
 }
 
 impl Toolchain {
-    fn for_linux() -> Result<Self> {
+    /// The first that is installed or can be.
+    ///
+    /// # Errors
+    /// When there is none: what to type.
+    pub(crate) fn for_linux() -> Result<Self> {
         if let Some(found) = Self::installed() {
             return Ok(found);
         }
-        if apt_install()?
+        if apt_install(DEBIAN_PACKAGES)?
             && let Some(found) = Self::installed()
         {
             return Ok(found);
@@ -118,7 +125,7 @@ impl Toolchain {
     }
 
     /// `cargo <subcommand>` for the target, its programs run by the emulator as the given CPU.
-    fn cargo(&self, subcommand: &str, emulator: &Path, cpu: &str) -> Command {
+    pub(crate) fn cargo(&self, subcommand: &str, emulator: &Path, cpu: &str) -> Command {
         let mut cargo = if self.debian { debian_cargo() } else { command("cargo") };
         let upper = self.target.replace('-', "_").to_uppercase();
         cargo.args([subcommand, "--locked", "--target", self.target, "--target-dir"]).arg(target_dir().join("cross"));
@@ -127,6 +134,11 @@ impl Toolchain {
         cargo.env(format!("CARGO_TARGET_{upper}_RUNNER"), format!("{} -cpu {cpu}", emulator.display()));
         cargo.env_remove("RUSTFLAGS").env_remove("LD_LIBRARY_PATH");
         cargo
+    }
+
+    /// Where `cargo` puts the programs of a profile.
+    pub(crate) fn products(&self, profile: &str) -> PathBuf {
+        target_dir().join("cross").join(self.target).join(profile)
     }
 }
 
@@ -146,7 +158,7 @@ fn bare_cargo() -> Result<Command> {
     if rustup_targets().iter().any(|target| target == BARE_TARGET) {
         return Ok(from_rustup());
     }
-    if has_source() || (apt_install()? && has_source()) {
+    if has_source() || (apt_install(DEBIAN_PACKAGES)? && has_source()) {
         return Ok(from_source());
     }
     if rustup_add(BARE_TARGET) {
@@ -170,7 +182,7 @@ fn emulator() -> Result<PathBuf> {
     if let Some(found) = installed() {
         return Ok(found);
     }
-    if apt_install()?
+    if apt_install(DEBIAN_PACKAGES)?
         && let Some(found) = installed()
     {
         return Ok(found);
@@ -192,18 +204,18 @@ fn rustup_add(target: &str) -> bool {
     find("rustup").is_some() && run(command("rustup").args(["target", "add", target])).is_ok()
 }
 
-/// Installs Debian's cross compiler and emulator; false where this is not Debian or we may not.
-fn apt_install() -> Result<bool> {
+/// Installs Debian's packages; false where this is not Debian or we may not.
+pub(crate) fn apt_install(packages: &[&str]) -> Result<bool> {
     let may = is_root() && Path::new("/etc/debian_version").exists() && find("apt-get").is_some();
     if !may {
         return Ok(false);
     }
-    eprintln!("installing the ARM cross compiler and emulator from Debian");
+    eprintln!("installing from Debian: {}", packages.join(" "));
     run(command("dpkg").args(["--add-architecture", "arm64"]))?;
     let mut update = command("apt-get");
     run(update.args(["-q", "update"]))?;
     let mut install = command("apt-get");
-    install.args(["-q", "install", "-y", "--no-install-recommends"]).args(DEBIAN_PACKAGES);
+    install.args(["-q", "install", "-y", "--no-install-recommends"]).args(packages);
     Ok(run(install.env("DEBIAN_FRONTEND", "noninteractive")).is_ok())
 }
 

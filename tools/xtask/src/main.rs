@@ -4,12 +4,15 @@
 //! of the machine: what a command needs beyond that it installs where it may, and otherwise says what to type.
 #![deny(unsafe_code)]
 
+mod arm_cost;
 mod checks;
 mod compare;
 mod cross;
 mod data;
+mod disassembly;
 mod fuzz;
 mod layers;
+mod mca;
 mod process;
 
 use std::process::ExitCode;
@@ -33,7 +36,13 @@ const USAGE: &str = "usage: cargo xtask <command>
   fixtures                 write the fixture of the current format version anew (tests/fixtures)
   fetch-test-data          fetch real weights and tokenizers into the cache
   compare [--threads N] [--rounds N]
-                           side by side with llama.cpp on SmolLM2-135M, in one run";
+                           side by side with llama.cpp on SmolLM2-135M, in one run
+  arm-cost [--cpu CPU]... [--model NAME] [--ours-only] [--recount] [--profile] [--json]
+                           instructions per token on emulated ARM cores, ours and llama.cpp's against the bars;
+                           --profile: which functions of ours a generated token goes through
+  mca [--program FILE] [--list] [--schedule CORE] [--json]
+                           cycles of the kernels' inner loops on the boards' cores, by LLVM's analyser, against the bars
+  baseline PROGRAM         check that an ARM program needs no more than Armv8.0 where nothing asked the CPU";
 
 fn main() -> ExitCode {
     match dispatch() {
@@ -63,6 +72,9 @@ fn dispatch() -> Result<()> {
         (Some("fuzz"), args) => fuzz::run_doors(args),
         (Some("fixtures"), []) => checks::fixtures(),
         (Some("fetch-test-data"), []) => data::fetch(),
+        (Some("arm-cost"), args) => arm_cost::count(args),
+        (Some("mca"), args) => mca::analyse(args),
+        (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
