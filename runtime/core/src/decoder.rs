@@ -12,6 +12,8 @@
 //! Norms, biases and the head are there or not as the image's tensors say; nothing here asks which family it is.
 //! A token's values do not depend on the tokens it shares a block with, nor on how rows are shared out: every sum has one order.
 
+mod verify;
+
 use crate::workspace::{Buffers, Options, Plan};
 use crate::{Error, WeightStream};
 use bourn_format::shape::{Activation, Rope};
@@ -42,6 +44,8 @@ pub struct Session<'w> {
     /// Positions below this have been written since the last return to 0, and may have overwritten older ones in a ring.
     written: usize,
     context: usize,
+    /// Rows of logits that the last pass has left.
+    rows: usize,
     /// Index among the image's rope tables for full and sliding layers.
     ropes: [usize; 2],
 }
@@ -70,7 +74,15 @@ impl<'w> Session<'w> {
                 .max_by_key(|(_, r)| r.min_context)
                 .map_or(0, |(i, _)| i)
         };
-        Ok(Self { plan, buffers, position: 0, written: 0, context: options.context, ropes: [choose(false), choose(true)] })
+        Ok(Self {
+            plan,
+            buffers,
+            position: 0,
+            written: 0,
+            context: options.context,
+            rows: 0,
+            ropes: [choose(false), choose(true)],
+        })
     }
 
     /// Tokens in the cache.
@@ -111,13 +123,7 @@ impl<'w> Session<'w> {
             last = block.len() - 1;
         }
         self.head(engine, last, 1)?;
-        let vocab = engine.image.shape().vocab as usize;
-        let logits = &mut self.buffers.logits[..vocab];
-        let best = logits.get((engine.kernels.argmax)(logits)).copied();
-        if !best.is_some_and(f32::is_finite) {
-            return Err(Error::NotFinite { position: self.position as u64 - 1 });
-        }
-        Ok(logits)
+        self.logits(engine.kernels, engine.image, 0)
     }
 
     /// Reads `tokens` and calls `sink(position, logits)` after each.
@@ -308,6 +314,7 @@ impl<'w> Session<'w> {
         let (plan, b, image) = (&self.plan, &mut self.buffers, engine.image);
         let rows = if n == 1 { engine.decode } else { engine.prefill };
         let pass = Pass { kernels: engine.kernels, rows, image, n, position: 0 };
+        self.rows = n;
         let norm = image.final_norm();
         let segment = image.segment(norm.segment);
         let weight = norm.within(&segment, engine.stream.segment(norm.segment)?);

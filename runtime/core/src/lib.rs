@@ -1,7 +1,8 @@
 //! From token to logits to token to text, with no heap, I/O, threads or clock.
 //!
 //! Modules in path order: [`stream`] (where bytes come from) → [`decoder`] (token → logits) → [`sampler`]
-//! (logits → token) → [`text`] (bytes ↔ tokens). [`workspace`] states how many bytes the shell must lend.
+//! (logits → token), helped by [`speculate`] (several tokens in
+//! one pass) → [`text`] (bytes ↔ tokens). [`workspace`] states how many bytes the shell must lend.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -9,6 +10,7 @@ pub mod decoder;
 mod error;
 mod kv;
 pub mod sampler;
+pub mod speculate;
 pub mod stream;
 pub mod text;
 pub mod workspace;
@@ -17,5 +19,6 @@ pub use bourn_kernels::table::KvDtype;
 pub use decoder::{Engine, Session};
 pub use error::Error;
 pub use sampler::{Candidate, Sampler, SamplerOptions};
+pub use speculate::Speculator;
 pub use stream::WeightStream;
 pub use workspace::{Options, workspace_bytes};

@@ -4,6 +4,7 @@
 
 use bourn_core::{Engine, Error, Options, Session, workspace_bytes};
 use bourn_format::Image;
+use bourn_kernels::Kernels;
 use memmap2::MmapMut;
 
 /// A core session that owns its workspace: anonymous memory that costs nothing until it is touched.
@@ -61,6 +62,27 @@ impl OwnedSession {
     /// [`Error`].
     pub fn prefill(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.session.prefill(engine, tokens)
+    }
+
+    /// [`Session::verify`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn verify(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<(), Error> {
+        self.session.verify(engine, tokens)
+    }
+
+    /// [`Session::verify_limit`].
+    pub fn verify_limit(&self) -> usize {
+        self.session.verify_limit()
+    }
+
+    /// [`Session::logits`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn logits(&mut self, kernels: &Kernels, image: &Image<'_>, row: usize) -> Result<&mut [f32], Error> {
+        self.session.logits(kernels, image, row)
     }
 
     /// [`Session::logits_of_all`].
