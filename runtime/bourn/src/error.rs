@@ -27,6 +27,11 @@ pub enum Error {
         /// Bytes needed.
         need: u64,
     },
+    /// A draft model has another vocabulary than the model it drafts for.
+    Vocabulary {
+        /// What differs first.
+        what: String,
+    },
     /// The prompt has no tokens.
     EmptyPrompt,
 }
@@ -40,6 +45,7 @@ impl fmt::Display for Error {
             Self::Missing { what } => write!(f, "the image has no {what}"),
             Self::Isa { name, available } => write!(f, "isa {name} not found: this cpu has {}", available.join(", ")),
             Self::Memory { need } => write!(f, "out of memory: need {need} bytes for the session"),
+            Self::Vocabulary { what } => write!(f, "draft model of another vocabulary: {what}"),
             Self::EmptyPrompt => f.write_str("the prompt is empty: need at least 1 token, have 0"),
         }
     }

@@ -28,4 +28,4 @@ pub use bourn_core::{KvDtype, SamplerOptions};
 pub use bourn_host::{StreamKind, Threads};
 pub use error::Error;
 pub use model::{Message, Model, OpenOptions};
-pub use session::{Finish, GenerateOptions, Session, SessionOptions, Stats};
+pub use session::{Finish, GenerateOptions, Session, SessionOptions, Speculate, Stats};

@@ -1,5 +1,7 @@
 //! What may be said on the command line.
 
+use bourn::Speculate;
+use bourn_core::speculate::MAX_DRAFT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -76,6 +78,28 @@ pub struct Session {
     /// Tokens that prefill takes at once
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4096), hide_short_help = true)]
     pub prefill_block: Option<u32>,
+}
+
+/// Several tokens per pass over the weights; the text stays the same to the byte.
+#[derive(Args, Clone, Debug)]
+pub struct Speculation {
+    /// Draft likely next tokens and verify them in one pass: auto (as many as pay), off, or at most N (1 to 31) in every pass
+    #[arg(long, value_name = "auto|off|N", value_parser = speculate)]
+    pub speculate: Option<Speculate>,
+    /// Draft with this small model of the same vocabulary, kept in memory: an image or a name of the catalogue
+    #[arg(long, value_name = "IMAGE")]
+    pub draft: Option<String>,
+}
+
+fn speculate(text: &str) -> Result<Speculate, String> {
+    match text {
+        "auto" => Ok(Speculate::Auto),
+        "off" => Ok(Speculate::Off),
+        _ => match text.parse() {
+            Ok(n) if (1..=MAX_DRAFT).contains(&n) => Ok(Speculate::Tokens(n)),
+            _ => Err(format!("need auto, off or a number from 1 to {MAX_DRAFT}")),
+        },
+    }
 }
 
 /// Type of the KV cache.
@@ -227,6 +251,8 @@ pub struct Run {
     pub open: Open,
     #[command(flatten)]
     pub session: Session,
+    #[command(flatten)]
+    pub speculation: Speculation,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
@@ -249,6 +275,8 @@ pub struct Chat {
     pub open: Open,
     #[command(flatten)]
     pub session: Session,
+    #[command(flatten)]
+    pub speculation: Speculation,
     /// One JSON object for each answer on stdout
     #[arg(long)]
     pub json: bool,
@@ -356,6 +384,8 @@ pub struct Bench {
     pub open: Open,
     #[command(flatten)]
     pub session: Session,
+    #[command(flatten)]
+    pub speculation: Speculation,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

@@ -4,7 +4,7 @@ use crate::args::{self, Stream, Weights};
 use crate::output::{bar, hinted, note};
 use crate::{cache, catalogue, fetch, signal};
 use anyhow::{Context, Result, bail};
-use bourn::{KvDtype, Model, OpenOptions, SamplerOptions, SessionOptions, StreamKind, Threads};
+use bourn::{KvDtype, Model, OpenOptions, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
 use bourn_checkpoint::Checkpoint;
 use bourn_format::{Dtype, checksum};
 use bourn_pack::Report;
@@ -201,14 +201,38 @@ pub fn kv_name(kv: KvDtype) -> &'static str {
 }
 
 /// A session as the arguments say.
-pub fn session<'m>(model: &'m Model, s: &args::Session) -> Result<bourn::Session<'m>> {
+pub fn session<'m>(model: &'m Model, s: &args::Session, speculate: Speculate) -> Result<bourn::Session<'m>> {
     let options = SessionOptions {
         context: s.context.map(|n| n as usize),
         kv: s.kv.map(args::Kv::dtype),
         prefill_block: s.prefill_block.map(|n| n as usize),
         logit_rows: None,
+        speculate,
     };
     Ok(model.session(&options)?)
+}
+
+/// The draft model, held in memory.
+pub fn draft(s: &args::Speculation, open: &args::Open, quiet: bool) -> Result<Option<Model>> {
+    let Some(name) = &s.draft else { return Ok(None) };
+    let open = args::Open { stream: Stream::Resident, ..open.clone() };
+    Ok(Some(self::open(name, &open, quiet)?))
+}
+
+/// A session that speculates as the arguments say, where they say nothing as `default` does.
+pub fn speculating<'m>(
+    model: &'m Model,
+    draft: Option<&'m Model>,
+    s: &args::Session,
+    speculation: &args::Speculation,
+    default: Speculate,
+) -> Result<bourn::Session<'m>> {
+    let speculate = speculation.speculate.unwrap_or(if draft.is_some() { Speculate::Auto } else { default });
+    let mut session = session(model, s, speculate)?;
+    if let Some(draft) = draft {
+        session.use_draft(draft)?;
+    }
+    Ok(session)
 }
 
 /// Sampling as the arguments say, for the rest as the model's authors do.

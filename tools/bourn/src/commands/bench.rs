@@ -4,7 +4,7 @@ use crate::args::Bench;
 use crate::output::{bytes, json, line, ms, round3};
 use crate::{models, signal};
 use anyhow::Result;
-use bourn::{Finish, GenerateOptions, StreamKind};
+use bourn::{Finish, GenerateOptions, Speculate, StreamKind};
 use bourn_host::{Machine, machine};
 use serde_json::json as object;
 use std::ops::ControlFlow;
@@ -20,13 +20,15 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let shape = *model.image().shape();
     let mut session_args = a.session.clone();
     session_args.context.get_or_insert(a.prompt.saturating_add(a.generate).min(shape.max_context));
-    let mut session = models::session(&model, &session_args)?;
+    let draft = models::draft(&a.speculation, &a.open, quiet)?;
+    let mut session = models::speculating(&model, draft.as_ref(), &session_args, &a.speculation, Speculate::Off)?;
     models::announce(&model, &session, quiet);
     // Ids spread over the vocabulary: the speed does not depend on which.
     let prompt: Vec<u32> = (0..a.prompt).map(|i| (u64::from(i) * 7919 % u64::from(shape.vocab)) as u32).collect();
     let options = GenerateOptions { max_tokens: Some(a.generate as usize), ignore_eos: true, ..GenerateOptions::default() };
     let (mut prefill, mut decode, mut first) = (0f64, 0f64, Duration::MAX);
     let (mut read, mut written) = (0, 0);
+    let (mut passes, mut drafted, mut accepted) = (1.0, 0, 0);
     for _ in 0..a.repeat {
         session.clear()?;
         let stats = session.generate(&prompt, &options, &mut |_| {
@@ -38,7 +40,10 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         }
         (read, written) = (stats.prompt_tokens, stats.generated_tokens);
         prefill = prefill.max(stats.prefill_tok_s);
-        decode = decode.max(stats.decode_tok_s);
+        if stats.decode_tok_s >= decode {
+            decode = stats.decode_tok_s;
+            (passes, drafted, accepted) = (stats.tokens_per_pass(), stats.drafted, stats.accepted);
+        }
         first = first.min(stats.first_token);
         if signal::stopped() {
             break;
@@ -51,7 +56,7 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let file = model.image().superblock().file_bytes;
     // Mapped or resident, all weights stay in memory: none is streamed from storage for every token.
     let (resident, streamed) = (file, 0u64);
-    let fraction = if bandwidth > 0.0 { decode * per_token as f64 / bandwidth } else { 0.0 };
+    let fraction = if bandwidth > 0.0 { decode / passes * per_token as f64 / bandwidth } else { 0.0 };
     if a.json {
         json(&object!({
             "isa": model.kernels().isa,
@@ -61,6 +66,9 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
             "generated_tokens": written,
             "prefill_tok_s": round3(prefill),
             "decode_tok_s": round3(decode),
+            "tokens_per_pass": round3(passes),
+            "drafted": drafted,
+            "accepted": accepted,
             "first_token_ms": ms(first),
             "open_ms": ms(model.opened_in()),
             "peak_rss_bytes": peak,
@@ -75,7 +83,9 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     } else {
         line(&format!("open      {:>10.2} ms", ms(model.opened_in())))?;
         line(&format!("prefill   {prefill:>10.1} tok/s ({read} tokens, first token after {:.1} ms)", ms(first)))?;
-        line(&format!("decode    {decode:>10.1} tok/s ({written} tokens)"))?;
+        let speculated =
+            if drafted == 0 { String::new() } else { format!(", {passes:.2} a pass, {accepted} of {drafted} drafts right") };
+        line(&format!("decode    {decode:>10.1} tok/s ({written} tokens{speculated})"))?;
         line(&format!("read      {:>10} per token, {:.0} % of {:.1} GB/s", bytes(per_token), 100.0 * fraction, bandwidth / 1e9))?;
         let kind = if model.file().kind() == StreamKind::Mapped { "mapped" } else { "resident" };
         line(&format!("memory    {:>10} peak, image {} {kind}", bytes(peak), bytes(file)))?;

@@ -5,7 +5,7 @@ use crate::args::Chat;
 use crate::output::{hinted, json, line, note, print};
 use crate::{models, signal};
 use anyhow::{Context, Result};
-use bourn::{Finish, GenerateOptions, Message};
+use bourn::{Finish, GenerateOptions, Message, Speculate};
 use serde_json::json as object;
 use std::io::{self, BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -20,7 +20,8 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             "to write on from a text: bourn run MODEL TEXT",
         ));
     }
-    let mut session = models::session(&model, &a.session)?;
+    let draft = models::draft(&a.speculation, &a.open, quiet)?;
+    let mut session = models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto)?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
         max_tokens: a.max_tokens.map(|n| n as usize),

@@ -9,7 +9,7 @@ use crate::commands::logits::logsumexp;
 use crate::output::{bar, hinted, json, line};
 use crate::{models, signal};
 use anyhow::{Context, Result, bail};
-use bourn::{EncodeOptions, Model, Session, SessionOptions};
+use bourn::{EncodeOptions, Model, Session, SessionOptions, Speculate};
 use serde_json::json as object;
 use std::process::ExitCode;
 
@@ -68,6 +68,7 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
         kv: kv.map(crate::args::Kv::dtype),
         prefill_block: Some(BLOCK),
         logit_rows: Some(BLOCK),
+        speculate: Speculate::Off,
     };
     let mut session = model.session(&options(a.kv))?;
     models::announce(&model, &session, quiet);

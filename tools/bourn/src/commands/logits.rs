@@ -4,6 +4,7 @@ use crate::args::Logits;
 use crate::output::{json, line};
 use crate::{cache, models, signal};
 use anyhow::{Context, Result, bail};
+use bourn::Speculate;
 use serde_json::json as object;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
@@ -18,7 +19,7 @@ const BLOCK: usize = 64;
 pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
     let model = models::open(&a.model, &a.open, quiet)?;
     models::check_ids(&model, &a.ids)?;
-    let mut session = models::session(&model, &a.session)?;
+    let mut session = models::session(&model, &a.session, Speculate::Off)?;
     models::announce(&model, &session, quiet);
     let vocab = model.image().shape().vocab as usize;
     let mut file = a.out.as_deref().map(|path| Tensor::create(path, a.ids.len(), vocab)).transpose()?;

@@ -4,7 +4,7 @@ use crate::args::Run;
 use crate::output::{json, line, ms, note, print, round3};
 use crate::{models, signal};
 use anyhow::Result;
-use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Stats};
+use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Speculate, Stats};
 use bourn_host::machine;
 use serde_json::json as object;
 use std::io;
@@ -16,7 +16,8 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
     let model = models::open(&a.model, &a.open, quiet)?;
     let prompt = prompt(&model, a)?;
     models::check_ids(&model, &prompt)?;
-    let mut session = models::session(&model, &a.session)?;
+    let draft = models::draft(&a.speculation, &a.open, quiet)?;
+    let mut session = models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto)?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
         max_tokens: a.max_tokens.map(|n| n as usize),
@@ -44,6 +45,9 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
             "first_token_ms": ms(stats.first_token),
             "prefill_tok_s": round3(stats.prefill_tok_s),
             "decode_tok_s": round3(stats.decode_tok_s),
+            "tokens_per_pass": round3(stats.tokens_per_pass()),
+            "drafted": stats.drafted,
+            "accepted": stats.accepted,
             "peak_rss_bytes": machine::peak_rss_bytes(),
             "bytes_per_token": model.image().bytes_per_token(),
             "isa": model.kernels().isa,
@@ -59,8 +63,12 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
 
 /// What a generation took, in a line.
 pub fn summary(s: &Stats) -> String {
+    let speculated = match s.drafted {
+        0 => String::new(),
+        n => format!(" ({:.2} a pass, {} of {n} drafts right)", s.tokens_per_pass(), s.accepted),
+    };
     format!(
-        "{} tokens read at {:.1}/s, first token after {:.1} ms, {} written at {:.1}/s, {}, peak {}",
+        "{} tokens read at {:.1}/s, first token after {:.1} ms, {} written at {:.1}/s{speculated}, {}, peak {}",
         s.prompt_tokens,
         s.prefill_tok_s,
         ms(s.first_token),
