@@ -1,4 +1,6 @@
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
 
 /// Why a model could not be opened or asked.
 #[derive(Debug)]
@@ -27,6 +29,15 @@ pub enum Error {
         /// Bytes needed.
         need: u64,
     },
+    /// A prompt cache could not be read or written, does not fit, or is damaged.
+    PromptCache {
+        /// The file.
+        path: PathBuf,
+        /// What was being done.
+        doing: &'static str,
+        /// Why it failed.
+        why: PromptCacheError,
+    },
     /// A draft model has another vocabulary than the model it drafts for.
     Vocabulary {
         /// What differs first.
@@ -34,6 +45,16 @@ pub enum Error {
     },
     /// The prompt has no tokens.
     EmptyPrompt,
+}
+
+/// What is wrong with a prompt cache.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum PromptCacheError {
+    /// The system's answer.
+    Io(io::Error),
+    /// It is of another image or another kind of session, or its bytes are damaged.
+    Refused(bourn_core::Error),
 }
 
 impl fmt::Display for Error {
@@ -45,6 +66,8 @@ impl fmt::Display for Error {
             Self::Missing { what } => write!(f, "the image has no {what}"),
             Self::Isa { name, available } => write!(f, "isa {name} not found: this cpu has {}", available.join(", ")),
             Self::Memory { need } => write!(f, "out of memory: need {need} bytes for the session"),
+            Self::PromptCache { path, doing, why: PromptCacheError::Io(e) } => write!(f, "{}: {doing}: {e}", path.display()),
+            Self::PromptCache { path, doing, why: PromptCacheError::Refused(e) } => write!(f, "{}: {doing}: {e}", path.display()),
             Self::Vocabulary { what } => write!(f, "draft model of another vocabulary: {what}"),
             Self::EmptyPrompt => f.write_str("the prompt is empty: need at least 1 token, have 0"),
         }
@@ -55,7 +78,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Host(e) => Some(e),
-            Self::Core(e) => Some(e),
+            Self::Core(e) | Self::PromptCache { why: PromptCacheError::Refused(e), .. } => Some(e),
+            Self::PromptCache { why: PromptCacheError::Io(e), .. } => Some(e),
             _ => None,
         }
     }

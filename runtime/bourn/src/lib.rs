@@ -26,6 +26,6 @@ pub mod template;
 pub use bourn_core::text::EncodeOptions;
 pub use bourn_core::{KvDtype, SamplerOptions};
 pub use bourn_host::{StreamKind, Threads};
-pub use error::Error;
+pub use error::{Error, PromptCacheError};
 pub use model::{Message, Model, OpenOptions};
 pub use session::{Finish, GenerateOptions, Session, SessionOptions, Speculate, Stats};

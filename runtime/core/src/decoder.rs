@@ -12,6 +12,7 @@
 //! Norms, biases and the head are there or not as the image's tensors say; nothing here asks which family it is.
 //! A token's values do not depend on the tokens it shares a block with, nor on how rows are shared out: every sum has one order.
 
+mod snapshot;
 mod verify;
 
 use crate::workspace::{Buffers, Options, Plan};
@@ -43,6 +44,8 @@ pub struct Session<'w> {
     position: usize,
     /// Positions below this have been written since the last return to 0, and may have overwritten older ones in a ring.
     written: usize,
+    /// Sliding layers have no keys below this: where the session was resumed, the snapshot had none.
+    kept_from: usize,
     context: usize,
     /// Rows of logits that the last pass has left.
     rows: usize,
@@ -79,6 +82,7 @@ impl<'w> Session<'w> {
             buffers,
             position: 0,
             written: 0,
+            kept_from: 0,
             context: options.context,
             rows: 0,
             ropes: [choose(false), choose(true)],
@@ -100,12 +104,12 @@ impl<'w> Session<'w> {
     /// # Errors
     /// [`Error::Rewind`] when `to` is ahead, or so far back that a sliding layer's ring has overwritten its keys.
     pub fn rewind(&mut self, image: &Image<'_>, to: usize) -> Result<(), Error> {
-        let oldest = self.plan.kv.oldest(self.written, image.shape().window as usize);
+        let oldest = self.oldest(image);
         if to > self.position || (to < oldest && to != 0) {
             return Err(Error::Rewind { to: to as u64, oldest: oldest as u64 });
         }
         if to == 0 {
-            self.written = 0;
+            (self.written, self.kept_from) = (0, 0);
         }
         self.position = to;
         Ok(())

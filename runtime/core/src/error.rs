@@ -61,6 +61,15 @@ pub enum Error {
         /// Oldest position that can be returned to.
         oldest: u64,
     },
+    /// A snapshot of a KV state does not fit, or is damaged.
+    Snapshot {
+        /// What of it.
+        what: &'static str,
+        /// What was needed, or the limit.
+        need: u64,
+        /// What was found.
+        found: u64,
+    },
     /// No token was given.
     Empty,
     /// No logit is finite, or one that was to be sampled from is NaN: the weights are broken.
@@ -87,6 +96,10 @@ impl fmt::Display for Error {
                 write!(f, "context full: need {need} positions, have {context}")
             }
             Self::Rewind { to, oldest } => write!(f, "cannot rewind to position {to}: oldest kept is {oldest}"),
+            Self::Snapshot { what, need, found } if what.starts_with("checksum") || what.contains("image") || what == "magic" => {
+                write!(f, "{what}: need {need:#018x}, found {found:#018x}")
+            }
+            Self::Snapshot { what, need, found } => write!(f, "{what}: need {need}, found {found}"),
             Self::Empty => f.write_str("no tokens: need at least 1, have 0"),
             Self::NotFinite { position } => {
                 write!(f, "logits at position {position} are not finite: need numbers, found NaN or infinity")

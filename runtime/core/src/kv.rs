@@ -1,5 +1,7 @@
 //! The KV cache: a ring of slots per layer and KV head; as long as the context on full layers, as the window on sliding ones.
 
+mod blocks;
+
 use bourn_format::Image;
 use bourn_kernels::table::{KvDtype, KvView, KvViewMut};
 
@@ -27,12 +29,12 @@ pub(crate) struct KvLayer {
 }
 
 impl KvPlan {
-    pub fn new(image: &Image<'_>, dtype: KvDtype, context: usize, block: usize) -> Self {
+    pub fn new(image: &Image<'_>, dtype: KvDtype, context: usize, block: usize, retain: usize) -> Self {
         let s = image.shape();
         let n_sliding = (0..image.n_layers()).filter(|&i| image.layer(i).sliding).count();
         let full_slots = context.div_ceil(RUN) * RUN;
         // While a block is attended, its first token still sees `window − 1` keys before it.
-        let sliding_slots = (s.window as usize + block - 1).div_ceil(RUN) * RUN;
+        let sliding_slots = (s.window as usize + block - 1).saturating_add(retain.min(context)).div_ceil(RUN) * RUN;
         Self {
             dtype,
             head_dim: s.head_dim as usize,
@@ -75,8 +77,23 @@ impl KvPlan {
         if self.n_sliding == 0 || written <= self.sliding_slots { 0 } else { written + window - self.sliding_slots }
     }
 
+    /// Positions below this are no longer in the rings of sliding layers once those below `written` were written.
+    pub fn lost(&self, written: usize) -> usize {
+        if self.n_sliding == 0 { 0 } else { written.saturating_sub(self.sliding_slots) }
+    }
+
+    /// Element type.
+    pub fn dtype(&self) -> KvDtype {
+        self.dtype
+    }
+
+    /// Head size, KV heads, full layers, sliding layers.
+    pub fn sizes(&self) -> [u32; 4] {
+        [self.head_dim, self.n_kv_heads, self.n_full, self.n_sliding].map(|n| n as u32)
+    }
+
     /// The layers in order.
-    pub fn layers<'a>(&self, image: &'a Image<'a>) -> impl Iterator<Item = KvLayer> + 'a {
+    pub fn layers<'a>(&self, image: &'a Image<'a>) -> impl Iterator<Item = KvLayer> + use<'a> {
         let plan = *self;
         let mut first = 0;
         (0..image.n_layers()).map(move |i| {

@@ -2,7 +2,8 @@
 //!
 //! Modules in path order: [`stream`] (where bytes come from) → [`decoder`] (token → logits) → [`sampler`]
 //! (logits → token), helped by [`speculate`] (several tokens in
-//! one pass) → [`text`] (bytes ↔ tokens). [`workspace`] states how many bytes the shell must lend.
+//! one pass) → [`text`] (bytes ↔ tokens). [`workspace`] states how many bytes the shell must lend, [`snapshot`] how the state of a
+//! text that was read is kept.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -10,6 +11,7 @@ pub mod decoder;
 mod error;
 mod kv;
 pub mod sampler;
+pub mod snapshot;
 pub mod speculate;
 pub mod stream;
 pub mod text;

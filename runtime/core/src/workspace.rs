@@ -14,6 +14,9 @@ pub struct Options {
     pub prefill_block: usize,
     /// Element type of the KV cache.
     pub kv: KvDtype,
+    /// Positions that sliding layers keep beyond their window and a block, so that the session can return to them; it can
+    /// return anywhere where this is the context.
+    pub retain: usize,
     /// Positions whose logits are computed in one pass over the head (`Session::logits_of_all`); at least 1.
     pub logit_rows: usize,
 }
@@ -72,7 +75,7 @@ impl Plan {
             logit_rows: options.logit_rows,
             widest: layout::padded_cols(hidden.max(q_rows).max(ffn)),
             half_rotary: s.rotary_dim as usize / 2,
-            kv: KvPlan::new(image, options.kv, options.context, block),
+            kv: KvPlan::new(image, options.kv, options.context, block, options.retain),
         })
     }
 

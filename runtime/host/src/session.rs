@@ -2,10 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use bourn_core::snapshot::{Extent, Origin};
 use bourn_core::{Engine, Error, Options, Session, workspace_bytes};
 use bourn_format::Image;
 use bourn_kernels::Kernels;
 use memmap2::MmapMut;
+use std::ops::Range;
 
 /// A core session that owns its workspace: anonymous memory that costs nothing until it is touched.
 #[derive(Debug)]
@@ -83,6 +85,55 @@ impl OwnedSession {
     /// [`Error`].
     pub fn logits(&mut self, kernels: &Kernels, image: &Image<'_>, row: usize) -> Result<&mut [f32], Error> {
         self.session.logits(kernels, image, row)
+    }
+
+    /// [`Session::origin`].
+    pub fn origin(&self, image: &Image<'_>) -> Origin {
+        self.session.origin(image)
+    }
+
+    /// [`Session::extent`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn extent(&self, image: &Image<'_>, to: usize) -> Result<Extent, Error> {
+        self.session.extent(image, to)
+    }
+
+    /// [`Session::export`].
+    pub fn export(&self, image: &Image<'_>, extent: &Extent, sliding: bool, block: usize, out: &mut [u8]) {
+        self.session.export(image, extent, sliding, block, out);
+    }
+
+    /// [`Session::import_from`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn import_from(&self, image: &Image<'_>, extent: &Extent, to: usize) -> Result<usize, Error> {
+        self.session.import_from(image, extent, to)
+    }
+
+    /// [`Session::import`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn import(
+        &mut self,
+        image: &Image<'_>,
+        sliding: bool,
+        block: usize,
+        valid: Range<usize>,
+        bytes: &[u8],
+    ) -> Result<(), Error> {
+        self.session.import(image, sliding, block, valid, bytes)
+    }
+
+    /// [`Session::resume`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn resume(&mut self, to: usize, from: usize) -> Result<(), Error> {
+        self.session.resume(to, from)
     }
 
     /// [`Session::logits_of_all`].

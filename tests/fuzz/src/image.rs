@@ -60,7 +60,7 @@ fn open(bytes: &[u8]) {
 
 fn decode(image: &Image<'_>, bytes: &[u8]) {
     let context = 4.min(image.shape().max_context as usize);
-    let options = Options { context, prefill_block: 2, kv: KvDtype::F16, logit_rows: 1 };
+    let options = Options { context, prefill_block: 2, retain: 0, kv: KvDtype::F16, logit_rows: 1 };
     let Ok(need) = workspace_bytes(image, &options) else { return };
     if need > MAX_WORKSPACE || image.bytes_per_token() > MAX_WEIGHTS || image.n_layers() > 8 {
         return;

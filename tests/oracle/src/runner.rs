@@ -122,7 +122,7 @@ impl Runner {
     ) -> Result<T> {
         let image = self.image();
         let context = need.max(setup.context).min(image.shape().max_context as usize);
-        let options = Options { context, prefill_block: setup.block, kv: setup.kv, logit_rows: 8 };
+        let options = Options { context, prefill_block: setup.block, retain: 0, kv: setup.kv, logit_rows: 8 };
         let mut workspace = vec![0; workspace_bytes(image, &options)?];
         let mut session = Session::new(image, &options, &mut workspace)?;
         let mut stream = self.file.stream();

@@ -253,6 +253,9 @@ pub struct Run {
     pub session: Session,
     #[command(flatten)]
     pub speculation: Speculation,
+    /// Keep what was read of the prompt in this file, and take it from there the next time
+    #[arg(long, value_name = "FILE")]
+    pub prompt_cache: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
@@ -277,6 +280,9 @@ pub struct Chat {
     pub session: Session,
     #[command(flatten)]
     pub speculation: Speculation,
+    /// Keep what was read of the prompt in this file, and take it from there the next time
+    #[arg(long, value_name = "FILE")]
+    pub prompt_cache: Option<PathBuf>,
     /// One JSON object for each answer on stdout
     #[arg(long)]
     pub json: bool,

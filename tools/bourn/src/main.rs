@@ -8,6 +8,7 @@ mod commands;
 mod fetch;
 mod models;
 mod output;
+mod prompt_cache;
 mod signal;
 
 use clap::Parser;

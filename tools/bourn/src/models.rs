@@ -202,14 +202,18 @@ pub fn kv_name(kv: KvDtype) -> &'static str {
 
 /// A session as the arguments say.
 pub fn session<'m>(model: &'m Model, s: &args::Session, speculate: Speculate) -> Result<bourn::Session<'m>> {
-    let options = SessionOptions {
+    Ok(model.session(&session_options(s, speculate))?)
+}
+
+fn session_options(s: &args::Session, speculate: Speculate) -> SessionOptions {
+    SessionOptions {
         context: s.context.map(|n| n as usize),
         kv: s.kv.map(args::Kv::dtype),
         prefill_block: s.prefill_block.map(|n| n as usize),
         logit_rows: None,
         speculate,
-    };
-    Ok(model.session(&options)?)
+        rewindable: false,
+    }
 }
 
 /// The draft model, held in memory.
@@ -219,16 +223,18 @@ pub fn draft(s: &args::Speculation, open: &args::Open, quiet: bool) -> Result<Op
     Ok(Some(self::open(name, &open, quiet)?))
 }
 
-/// A session that speculates as the arguments say, where they say nothing as `default` does.
+/// A session that speculates as the arguments say, where they say nothing as `default` does; with a prompt cache one that can
+/// return anywhere.
 pub fn speculating<'m>(
     model: &'m Model,
     draft: Option<&'m Model>,
     s: &args::Session,
     speculation: &args::Speculation,
     default: Speculate,
+    rewindable: bool,
 ) -> Result<bourn::Session<'m>> {
     let speculate = speculation.speculate.unwrap_or(if draft.is_some() { Speculate::Auto } else { default });
-    let mut session = session(model, s, speculate)?;
+    let mut session = model.session(&SessionOptions { rewindable, ..session_options(s, speculate) })?;
     if let Some(draft) = draft {
         session.use_draft(draft)?;
     }

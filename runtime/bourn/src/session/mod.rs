@@ -1,8 +1,10 @@
 //! One text being read and written: prompt in, text out, piece by piece.
 //!
-//! `generate` is the loop from prompt to text, `speculate` what makes a pass of it write several tokens.
+//! `prompt_cache` brings back what was read in another life, `generate` is the loop from prompt to text, `speculate` what makes
+//! a pass of it write several tokens.
 
 mod generate;
+mod prompt_cache;
 mod speculate;
 
 pub use generate::{Finish, GenerateOptions, Stats};
@@ -40,6 +42,9 @@ pub struct SessionOptions {
     pub logit_rows: Option<usize>,
     /// Whether a pass may write several tokens.
     pub speculate: Speculate,
+    /// Sliding layers keep all positions, so that the session can return to any of them, and a prompt cache serves any part of
+    /// its text. Costs memory, as the text grows; without sliding layers every session can.
+    pub rewindable: bool,
 }
 
 impl SessionOptions {
@@ -51,6 +56,7 @@ impl SessionOptions {
             context: self.context.unwrap_or(DEFAULT_CONTEXT.min(shape.max_context as usize)),
             prefill_block,
             kv: self.kv.unwrap_or_else(|| model.default_kv()),
+            retain: if self.rewindable { usize::MAX } else { 0 },
             logit_rows: self.logit_rows.unwrap_or(1).max(1 + self.speculate.most(shape.vocab as usize, prefill_block)),
         }
     }

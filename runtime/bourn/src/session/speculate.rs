@@ -149,7 +149,7 @@ struct Draft<'m> {
 impl<'m> Draft<'m> {
     fn new(model: &'m Model, context: usize) -> Result<Self, Error> {
         let context = context.min(model.image().shape().max_context as usize);
-        let options = Options { context, prefill_block: DEFAULT_BLOCK, kv: model.default_kv(), logit_rows: 1 };
+        let options = Options { context, prefill_block: DEFAULT_BLOCK, retain: 0, kv: model.default_kv(), logit_rows: 1 };
         let memory = OwnedSession::new(model.image(), &options)?;
         Ok(Self { model, memory, read: Vec::with_capacity(context) })
     }

@@ -21,7 +21,7 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let mut session_args = a.session.clone();
     session_args.context.get_or_insert(a.prompt.saturating_add(a.generate).min(shape.max_context));
     let draft = models::draft(&a.speculation, &a.open, quiet)?;
-    let mut session = models::speculating(&model, draft.as_ref(), &session_args, &a.speculation, Speculate::Off)?;
+    let mut session = models::speculating(&model, draft.as_ref(), &session_args, &a.speculation, Speculate::Off, false)?;
     models::announce(&model, &session, quiet);
     // Ids spread over the vocabulary: the speed does not depend on which.
     let prompt: Vec<u32> = (0..a.prompt).map(|i| (u64::from(i) * 7919 % u64::from(shape.vocab)) as u32).collect();

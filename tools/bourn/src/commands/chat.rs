@@ -3,9 +3,10 @@
 use super::run;
 use crate::args::Chat;
 use crate::output::{hinted, json, line, note, print};
+use crate::prompt_cache::PromptCache;
 use crate::{models, signal};
 use anyhow::{Context, Result};
-use bourn::{Finish, GenerateOptions, Message, Speculate};
+use bourn::{Finish, GenerateOptions, Message, Speculate, Stats};
 use serde_json::json as object;
 use std::io::{self, BufRead, IsTerminal};
 use std::ops::ControlFlow;
@@ -20,8 +21,10 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             "to write on from a text: bourn run MODEL TEXT",
         ));
     }
+    let mut cache = PromptCache::new(a.prompt_cache.as_deref(), quiet);
     let draft = models::draft(&a.speculation, &a.open, quiet)?;
-    let mut session = models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto)?;
+    let mut session =
+        models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto, cache.asked_for())?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
         max_tokens: a.max_tokens.map(|n| n as usize),
@@ -64,6 +67,7 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             }
             if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
+        let (_, loading) = cache.load(&mut session, &model.chat_prompt(&messages)?);
         let mut stats = session.chat(&messages, &options, &mut on_text);
         if let Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) = stats {
             note(
@@ -76,7 +80,7 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             stats = session.chat(&messages, &options, &mut on_text);
         }
         let stats = match stats {
-            Ok(stats) => stats,
+            Ok(stats) => Stats { first_token: stats.first_token + loading, ..stats },
             Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) => {
                 note(quiet, &format!("the message alone needs {need} positions, the context has {context}"));
                 if a.json {
@@ -97,7 +101,9 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
         if stats.finish == Finish::Cancelled {
             signal::clear();
         }
+        cache.save(&session, session.tokens().len(), false);
         messages.push(Message::new("assistant", &answer));
     }
+    cache.save(&session, session.tokens().len(), true);
     Ok(ExitCode::SUCCESS)
 }

@@ -69,6 +69,7 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
         prefill_block: Some(BLOCK),
         logit_rows: Some(BLOCK),
         speculate: Speculate::Off,
+        rewindable: false,
     };
     let mut session = model.session(&options(a.kv))?;
     models::announce(&model, &session, quiet);

@@ -2,6 +2,7 @@
 
 use crate::args::Run;
 use crate::output::{json, line, ms, note, print, round3};
+use crate::prompt_cache::PromptCache;
 use crate::{models, signal};
 use anyhow::Result;
 use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Speculate, Stats};
@@ -16,8 +17,10 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
     let model = models::open(&a.model, &a.open, quiet)?;
     let prompt = prompt(&model, a)?;
     models::check_ids(&model, &prompt)?;
+    let mut cache = PromptCache::new(a.prompt_cache.as_deref(), quiet);
     let draft = models::draft(&a.speculation, &a.open, quiet)?;
-    let mut session = models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto)?;
+    let mut session =
+        models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto, cache.asked_for())?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
         max_tokens: a.max_tokens.map(|n| n as usize),
@@ -27,7 +30,8 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
     };
     let mut text = String::new();
     let mut write: io::Result<()> = Ok(());
-    let stats = session.generate(&prompt, &options, &mut |piece| {
+    let (cached, loading) = cache.load(&mut session, &prompt);
+    let mut stats = session.generate_from(&prompt, &options, &mut |piece| {
         if a.json {
             text.push_str(piece);
         } else {
@@ -35,6 +39,7 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
         }
         if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
+    stats.first_token += loading;
     write?;
     if a.json {
         json(&object!({
@@ -42,6 +47,7 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
             "ids": session.answer(),
             "prompt_tokens": stats.prompt_tokens,
             "generated_tokens": stats.generated_tokens,
+            "cached_tokens": cached,
             "first_token_ms": ms(stats.first_token),
             "prefill_tok_s": round3(stats.prefill_tok_s),
             "decode_tok_s": round3(stats.decode_tok_s),
@@ -58,6 +64,7 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
         line("")?;
         note(quiet, &summary(&stats));
     }
+    cache.save(&session, prompt.len(), false);
     Ok(if stats.finish == Finish::Cancelled { ExitCode::from(signal::EXIT) } else { ExitCode::SUCCESS })
 }
 
