@@ -15,9 +15,9 @@ pub fn oracle() -> Result<PathBuf, String> {
     if folder.join("dev").is_dir() { Ok(folder) } else { Err("no oracle fixtures here (BOURN_ORACLE)".to_owned()) }
 }
 
-/// Fixtures in the repository.
+/// Fixtures in the repository, or where `BOURN_FIXTURES` says that a copy of them lies: on a board there is no repository.
 pub fn fixtures() -> PathBuf {
-    root().join("tests/fixtures")
+    std::env::var_os("BOURN_FIXTURES").map_or_else(|| root().join("tests/fixtures"), PathBuf::from)
 }
 
 /// A file of the user's cache, where `cargo xtask fetch-test-data` puts weights and tokenizers.

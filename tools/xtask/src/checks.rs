@@ -49,7 +49,17 @@ pub fn host_tests() -> Result<()> {
 
 /// Every tier against scalar, once more: seconds, and the output ends with a summary of cargo's own that counts tests.
 pub fn conformance() -> Result<()> {
-    run(cargo(&["test", "--locked", "--workspace", "--test", "conformance"]).args(["--features", TEST_FEATURES]))
+    run(&mut cargo(&workspace_test("conformance")))
+}
+
+/// The command line's tests, with the words of `program` in place of the program built here.
+pub fn command_line(program: &str) -> Result<()> {
+    run(cargo(&workspace_test("cli")).env("BOURN_PROGRAM", program))
+}
+
+/// One test file of the workspace, built as [`host_tests`] builds it, so that nothing is built twice.
+pub fn workspace_test(name: &str) -> [&str; 7] {
+    ["test", "--locked", "--workspace", "--test", name, "--features", TEST_FEATURES]
 }
 
 /// Writes the fixture of the current format version and its golden checksum.

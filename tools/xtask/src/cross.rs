@@ -13,7 +13,8 @@ use crate::disassembly;
 use crate::process::{command, find, in_ci, run, target_dir};
 
 /// CPUs to emulate and the best tier that each must choose: the first two have no dot product, `max` has everything.
-const CPUS: &[(&str, &str)] = &[("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("max", "dotprod")];
+pub(crate) const CPUS: &[(&str, &str)] =
+    &[("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("neoverse-n1", "dotprod"), ("max", "dotprod")];
 
 /// What runs under emulation: everything that has kernels under it, and the checksum that all ISAs share.
 const EMULATED_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
@@ -80,9 +81,11 @@ pub fn bare() -> Result<()> {
 
 /// A compiler that makes static programs for ARM Linux.
 pub(crate) struct Toolchain {
-    name: String,
+    /// Whose it is, and its target.
+    pub(crate) name: String,
     debian: bool,
-    target: &'static str,
+    /// The target's name.
+    pub(crate) target: &'static str,
     linker: &'static str,
 }
 
@@ -124,16 +127,37 @@ impl Toolchain {
         (debian && find(GCC).is_some()).then(|| Self { name: format!("Debian's {GNU}"), debian: true, target: GNU, linker: GCC })
     }
 
-    /// `cargo <subcommand>` for the target, its programs run by the emulator as the given CPU.
-    pub(crate) fn cargo(&self, subcommand: &str, emulator: &Path, cpu: &str) -> Command {
+    /// `cargo <subcommand>` for the target.
+    pub(crate) fn plain(&self, subcommand: &str) -> Command {
         let mut cargo = if self.debian { debian_cargo() } else { command("cargo") };
         let upper = self.target.replace('-', "_").to_uppercase();
         cargo.args([subcommand, "--locked", "--target", self.target, "--target-dir"]).arg(target_dir().join("cross"));
         cargo.env(format!("CARGO_TARGET_{upper}_LINKER"), self.linker);
         cargo.env(format!("CARGO_TARGET_{upper}_RUSTFLAGS"), "-C target-feature=+crt-static");
-        cargo.env(format!("CARGO_TARGET_{upper}_RUNNER"), format!("{} -cpu {cpu}", emulator.display()));
+        if let Some(compiler) = self.c_compiler() {
+            cargo.env(format!("CC_{}", self.target.replace('-', "_")), compiler);
+        }
         cargo.env_remove("RUSTFLAGS").env_remove("LD_LIBRARY_PATH");
         cargo
+    }
+
+    /// `cargo <subcommand>` for the target, its programs run by the emulator as the given CPU.
+    pub(crate) fn cargo(&self, subcommand: &str, emulator: &Path, cpu: &str) -> Command {
+        let mut cargo = self.plain(subcommand);
+        let upper = self.target.replace('-', "_").to_uppercase();
+        cargo.env(format!("CARGO_TARGET_{upper}_RUNNER"), format!("{} -cpu {cpu}", emulator.display()));
+        cargo
+    }
+
+    /// Whether C can be built too: the TLS for fetching from the hub is part C.
+    pub(crate) fn has_c_compiler(&self) -> bool {
+        self.c_compiler().is_some()
+    }
+
+    /// A C compiler for the target. Code for musl needs no C library here, so any that knows the CPU will do.
+    fn c_compiler(&self) -> Option<PathBuf> {
+        let of_musl = || find("aarch64-linux-musl-gcc").or_else(|| find("clang"));
+        find(GCC).or_else(|| if self.target == MUSL { of_musl() } else { None })
     }
 
     /// Where `cargo` puts the programs of a profile.
@@ -177,7 +201,11 @@ fn debian_cargo() -> Command {
     cargo
 }
 
-fn emulator() -> Result<PathBuf> {
+/// QEMU's user emulation.
+///
+/// # Errors
+/// What to type where there is none.
+pub(crate) fn emulator() -> Result<PathBuf> {
     let installed = || find("qemu-aarch64-static").or_else(|| find("qemu-aarch64"));
     if let Some(found) = installed() {
         return Ok(found);
@@ -225,7 +253,7 @@ fn is_root() -> bool {
 }
 
 /// A failure in CI; elsewhere one skip, with its reason, that nobody can overlook.
-fn skip(what: &str, missing: &anyhow::Error) -> Result<()> {
+pub(crate) fn skip(what: &str, missing: &anyhow::Error) -> Result<()> {
     if in_ci() {
         return Err(anyhow::anyhow!("{missing:#}")).with_context(|| format!("{what} cannot run"));
     }

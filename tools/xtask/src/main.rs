@@ -10,7 +10,9 @@ mod compare;
 mod cross;
 mod data;
 mod disassembly;
+mod dist;
 mod fuzz;
+mod hil;
 mod layers;
 mod mca;
 mod process;
@@ -31,6 +33,11 @@ const USAGE: &str = "usage: cargo xtask <command>
   docs                     documentation of every crate, warnings denied
   bare                     build the core crates for a machine without operating system
   arm                      cross build the tests and run them under emulation, once per CPU
+  dist [--no-hub] [--test]
+                           one static program for 64-bit ARM Linux and a Debian package, in target/dist; with --test
+                           the command line's tests run with it on an emulated Cortex-A53
+  hil [--programs]         the board tests, against an ssh server here whose far side emulates a board; with
+                           --programs only what they run is built, and its folder named
   fuzz [TARGET] [--seconds N] [--smoke]
                            fuzz every door for foreign bytes, or one, N seconds each (default 60)
   fixtures                 write the fixture of the current format version anew (tests/fixtures)
@@ -69,6 +76,8 @@ fn dispatch() -> Result<()> {
         (Some("docs"), []) => checks::docs(),
         (Some("bare"), []) => cross::bare(),
         (Some("arm"), []) => cross::arm(),
+        (Some("dist"), args) => dist::dist(args),
+        (Some("hil"), args) => hil::hil(args),
         (Some("fuzz"), args) => fuzz::run_doors(args),
         (Some("fixtures"), []) => checks::fixtures(),
         (Some("fetch-test-data"), []) => data::fetch(),
@@ -108,6 +117,7 @@ fn ci() -> Result<()> {
     steps.run("host tests", checks::host_tests)?;
     steps.run("bare metal", cross::bare)?;
     steps.run("emulated arm", cross::arm)?;
+    steps.run("dist", || dist::dist(&["--test"]))?;
     steps.run("fuzz smoke", || fuzz::run_doors(&["--seconds", "5"]))?;
     steps.print();
     checks::conformance()

@@ -13,10 +13,12 @@ pub fn oracle() -> Option<PathBuf> {
     path.join("dev").is_dir().then_some(path)
 }
 
-/// `bourn` with `args`.
+/// `bourn` with `args`: the one built with the tests, or the words of `BOURN_PROGRAM` (an emulator and a cross-built one).
 pub fn bourn(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bourn"));
-    command.args(args);
+    let other = std::env::var("BOURN_PROGRAM").unwrap_or_default();
+    let mut words = other.split_whitespace();
+    let mut command = Command::new(words.next().unwrap_or(env!("CARGO_BIN_EXE_bourn")));
+    command.args(words).args(args);
     command
 }
 
