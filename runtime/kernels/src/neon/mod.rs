@@ -2,11 +2,14 @@
 //!
 //! No dot products, no fp16 arithmetic, no atomics of Armv8.1.
 
-mod codes;
+mod bytes;
+mod decode;
 mod lanes;
+pub(crate) mod levels;
 pub(crate) mod mul_quantized;
-mod ops;
-mod widen;
+pub(crate) mod prefill;
+mod stretch;
+pub(crate) mod token;
 
 use crate::tier::tier;
 pub(crate) use lanes::NeonLanes;
@@ -17,5 +20,5 @@ tier!(
     /// Proof that the CPU has Advanced SIMD, as every AArch64 target with hard floats promises.
     Neon, "neon", NeonLanes, features: "neon", each: ["neon"],
     detected: is_aarch64_feature_detected,
-    mul_quantized: mul_quantized::mul_quantized::<widen::Widen>
+    mul_quantized: super::mul_quantized::mul_quantized
 );
