@@ -14,18 +14,20 @@
 //! # Ok::<(), bourn::Error>(())
 //! ```
 //!
-//! Modules in path order: [`model`] (an open image) → [`template`] (messages to prompt) → [`session`] (prompt to text).
+//! Modules in path order: [`model`] (an open image) → [`ram`] (its memory budget) → [`template`] (messages to prompt) → [`session`] (prompt to text).
 #![deny(unsafe_code)]
 
 mod error;
 pub mod model;
+pub mod ram;
 pub mod session;
 mod stop;
 pub mod template;
 
 pub use bourn_core::text::EncodeOptions;
 pub use bourn_core::{KvDtype, SamplerOptions};
-pub use bourn_host::{StreamKind, Threads};
+pub use bourn_host::{RamPlan, StreamKind, StreamStats, Threads};
 pub use error::{Error, PromptCacheError};
 pub use model::{Message, Model, OpenOptions};
+pub use ram::Ram;
 pub use session::{Finish, GenerateOptions, Session, SessionOptions, Speculate, Stats};

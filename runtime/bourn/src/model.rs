@@ -1,6 +1,7 @@
 //! An open image with everything that runs it: kernels, workers, tokenizer, chat template.
 
 use crate::Error;
+use crate::ram::Ram;
 use crate::session::{Session, SessionOptions};
 use crate::template::Template;
 use bourn_core::text::{EncodeOptions, Tokenizer};
@@ -11,6 +12,7 @@ use bourn_kernels::Kernels;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How to open a model.
@@ -22,6 +24,8 @@ pub struct OpenOptions {
     pub stream: StreamKind,
     /// A tier of kernels by name; `None`: the fastest this CPU has.
     pub isa: Option<String>,
+    /// Within so much memory, whatever `stream` says; there is room for one session at a time.
+    pub ram: Option<Ram>,
 }
 
 /// An open model. Sessions borrow from it; any number may be open.
@@ -33,6 +37,11 @@ pub struct Model {
     threads: OnceLock<Threads>,
     template: OnceLock<Template>,
     opened_in: Duration,
+    ram: Option<Ram>,
+    /// Whether a session has the room that a budget leaves for one.
+    taken: AtomicBool,
+    /// Bytes of the budget that are left to others.
+    reserved: AtomicU64,
 }
 
 impl Model {
@@ -49,9 +58,12 @@ impl Model {
                 available: bourn_kernels::available().map(|k| k.isa).collect(),
             })?,
         };
-        let file = ImageFile::open(path, options.stream)?;
+        let kind = if options.ram.is_some() { StreamKind::Paged } else { options.stream };
+        let file = ImageFile::open(path, kind)?;
         let threads = OnceLock::new();
-        let most = match options.threads {
+        // Under a budget no pass is short enough to be timed for the count; the device is what is waited for.
+        let wanted = options.threads.or_else(|| options.ram.as_ref().map(|_| Threads::both(machine::usable_cores())));
+        let most = match wanted {
             Some(t) => {
                 let t = Threads { decode: t.decode.max(1), prefill: t.prefill.max(1) };
                 let _ = threads.set(t);
@@ -60,7 +72,17 @@ impl Model {
             None => machine::usable_cores(),
         };
         let pool = Pool::new(most);
-        Ok(Self { file, kernels, pool, threads, template: OnceLock::new(), opened_in: start.elapsed() })
+        Ok(Self {
+            file,
+            kernels,
+            pool,
+            threads,
+            template: OnceLock::new(),
+            opened_in: start.elapsed(),
+            ram: options.ram.clone(),
+            taken: AtomicBool::new(false),
+            reserved: AtomicU64::new(0),
+        })
     }
 
     /// The checked head of the image.
@@ -71,6 +93,25 @@ impl Model {
     /// The file and its bytes.
     pub fn file(&self) -> &ImageFile {
         &self.file
+    }
+
+    /// The budget.
+    pub(crate) fn ram(&self) -> Option<&Ram> {
+        self.ram.as_ref()
+    }
+
+    /// Leaves so many bytes of the budget to others in this process, which will take them after the first session has opened.
+    pub fn reserve(&self, bytes: u64) {
+        self.reserved.store(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn reserved(&self) -> u64 {
+        self.reserved.load(Ordering::Relaxed)
+    }
+
+    /// See [`Model::prepare`].
+    pub(crate) fn taken(&self) -> &AtomicBool {
+        &self.taken
     }
 
     /// The tier of kernels.

@@ -122,7 +122,13 @@ impl<'w> Session<'w> {
     pub fn prefill(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.check(engine.image, tokens)?;
         let mut last = 0;
-        for block in tokens.chunks(self.plan.block) {
+        let n_blocks = tokens.len().div_ceil(self.plan.block);
+        for (i, block) in tokens.chunks(self.plan.block).enumerate() {
+            if i + 1 < n_blocks {
+                // No head after this block.
+                let (first, end) = (engine.image.layer(0), engine.image.layer(engine.image.n_layers() - 1));
+                engine.stream.turn(end.feed_forward, first.attention);
+            }
             self.forward(engine, block)?;
             last = block.len() - 1;
         }
@@ -147,6 +153,12 @@ impl<'w> Session<'w> {
             self.forward(engine, block)?;
             for first in (0..block.len()).step_by(self.plan.logit_rows) {
                 let n = self.plan.logit_rows.min(block.len() - first);
+                if first + n < block.len()
+                    && let Some(end) = engine.image.parts(Role::Head).last()
+                {
+                    // The head once more, for other positions.
+                    engine.stream.turn(end.segment, engine.image.final_norm().segment);
+                }
                 self.head(engine, first, n)?;
                 for (i, row) in self.buffers.logits.chunks(self.plan.vocab_rows.max(1)).take(n).enumerate() {
                     sink(start + first + i, &row[..vocab]);

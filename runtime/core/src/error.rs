@@ -15,6 +15,19 @@ pub enum Error {
         /// The system's error number, 0 if it gave none.
         code: i32,
     },
+    /// A read did not come back in time.
+    Stalled {
+        /// Where in the image.
+        offset: u64,
+        /// How many bytes were asked for.
+        bytes: u64,
+        /// How long was waited.
+        seconds: u64,
+    },
+    /// The stream is lent to someone else.
+    Busy,
+    /// The caller's flag said stop while bytes were waited for.
+    Cancelled,
     /// An option is outside what the image allows.
     Option {
         /// The option.
@@ -86,6 +99,11 @@ impl fmt::Display for Error {
             Self::Read { offset, bytes, code } => {
                 write!(f, "read failed: {bytes} bytes at offset {offset} (system error {code})")
             }
+            Self::Stalled { offset, bytes, seconds } => {
+                write!(f, "read stalled: no answer within {seconds} s for {bytes} bytes at offset {offset}")
+            }
+            Self::Busy => f.write_str("the weight stream is in use: need it free, found it lent"),
+            Self::Cancelled => f.write_str("cancelled while waiting for weights"),
             Self::Option { what, need, found } => write!(f, "{what} out of range: limit {need}, given {found}"),
             Self::Sampling { what, need, found_bits } => {
                 write!(f, "{what} out of range: need {need}, found {}", f32::from_bits(found_bits))

@@ -15,4 +15,10 @@ pub trait WeightStream {
     /// # Errors
     /// As [`Self::segment`].
     fn read(&mut self, offset: u64, bytes: usize) -> Result<&[u8], Error>;
+
+    /// A hint for streams that read ahead: after segment `after` the decoder will ask for `to`, this once, and not for the
+    /// segment that follows. Without hints segments come in the order of the image, then from the first again.
+    fn turn(&mut self, after: usize, to: usize) {
+        let _ = (after, to);
+    }
 }

@@ -22,6 +22,38 @@ pub enum Error {
         /// What was needed and what was found.
         source: bourn_format::Error,
     },
+    /// The RAM budget is too small for the model.
+    Ram {
+        /// The smallest budget that works.
+        need: u64,
+        /// The budget.
+        have: u64,
+    },
+    /// The session asks for more than the RAM budget was shared out for.
+    RamSession {
+        /// Bytes of workspace that it needs.
+        need: u64,
+        /// Bytes that the plan has for one; 0 while another session has them.
+        have: u64,
+    },
+    /// Memory or a thread could not be had.
+    Memory {
+        /// Bytes needed.
+        need: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Memory could not be locked.
+    Lock {
+        /// Bytes to lock.
+        bytes: u64,
+        /// What RLIMIT_MEMLOCK allows.
+        limit: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Weights could not be read, or an option is outside what the image allows.
+    Core(bourn_core::Error),
 }
 
 impl fmt::Display for Error {
@@ -29,6 +61,15 @@ impl fmt::Display for Error {
         match self {
             Self::Io { path, doing, source } => write!(f, "{}: {doing}: {source}", path.display()),
             Self::Image { path, source } => write!(f, "{}: {source}", path.display()),
+            Self::Ram { need, have } => write!(f, "ram budget too small: need {need} bytes, have {have}"),
+            Self::RamSession { need, have } => {
+                write!(f, "session larger than its share of the ram budget: need {need} bytes, have {have}")
+            }
+            Self::Memory { need, source } => write!(f, "out of memory: need {need} bytes: {source}"),
+            Self::Lock { bytes, limit, source } => {
+                write!(f, "memory cannot be locked: need {bytes} bytes, RLIMIT_MEMLOCK allows {limit}: {source}")
+            }
+            Self::Core(source) => source.fmt(f),
         }
     }
 }
@@ -38,6 +79,9 @@ impl std::error::Error for Error {
         match self {
             Self::Io { source, .. } => Some(source),
             Self::Image { source, .. } => Some(source),
+            Self::Memory { source, .. } | Self::Lock { source, .. } => Some(source),
+            Self::Core(source) => Some(source),
+            Self::Ram { .. } | Self::RamSession { .. } => None,
         }
     }
 }

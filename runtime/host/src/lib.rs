@@ -1,6 +1,6 @@
 //! The operating-system shell: where images come from, who shares out the rows, what this machine is.
 //!
-//! Modules in path order: [`stream`] (image bytes, mapped or resident) → [`pool`] (persistent workers) → [`session`] (the
+//! Modules in path order: [`stream`] (image bytes, mapped, resident or paged) → [`pool`] (persistent workers) → [`session`] (the
 //! core's session with its memory) → [`machine`] (cores, caches, bandwidths) → [`calibrate`] (how many threads help).
 #![deny(unsafe_code)]
 
@@ -16,4 +16,4 @@ pub use error::Error;
 pub use machine::Machine;
 pub use pool::{Limited, Pool};
 pub use session::OwnedSession;
-pub use stream::{ImageFile, MappedStream, ResidentStream, StreamKind};
+pub use stream::{ImageFile, MappedStream, Pager, RamOptions, RamPlan, ReadOptions, ResidentStream, StreamKind, StreamStats};

@@ -51,6 +51,15 @@ pub struct Open {
     /// Where the image's bytes lie
     #[arg(long, value_enum, default_value_t)]
     pub stream: Stream,
+    /// Stay within so much resident memory, all told, and stream what does not fit: 64M, 64MiB, 1G, bytes
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub ram: Option<u64>,
+    /// With --ram: keep pinned weights from being swapped out
+    #[arg(long, requires = "ram", hide_short_help = true)]
+    pub lock: bool,
+    /// With --ram: read at most SIZE bytes per second, as a slower device would
+    #[arg(long, value_name = "SIZE", requires = "ram", value_parser = size, hide = true)]
+    pub throttle: Option<u64>,
     /// Force a tier of kernels (scalar, avx2, avx512vnni, neon, dotprod …)
     #[arg(long, hide_short_help = true)]
     pub isa: Option<String>,
@@ -136,6 +145,28 @@ pub struct Sampling {
     pub stop: Vec<String>,
 }
 
+/// A number of bytes: `64M`, `64MiB` (both 2²⁰), `64MB` (10⁶), `65536`.
+fn size(text: &str) -> Result<u64, String> {
+    let need = || "need a number of bytes such as 64M, 64MiB, 64MB or 67108864".to_owned();
+    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let (letter, rest) = unit.split_at(unit.chars().next().map_or(0, char::len_utf8));
+    let power = match letter.to_ascii_lowercase().as_str() {
+        "" | "b" if rest.is_empty() => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        _ => return Err(need()),
+    };
+    let base: u64 = match rest.to_ascii_lowercase().as_str() {
+        "" | "i" | "ib" => 1024,
+        "b" => 1000,
+        _ => return Err(need()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| need())? * base.pow(power) as f64;
+    if (1.0..(1u64 << 50) as f64).contains(&bytes) { Ok(bytes as u64) } else { Err(need()) }
+}
+
 /// A number that `allowed` takes, else what is needed.
 fn number(text: &str, need: &str, allowed: impl FnOnce(f32) -> bool) -> Result<f32, String> {
     let value = text.parse::<f32>().ok().filter(|v| v.is_finite() && allowed(*v));
@@ -217,6 +248,11 @@ pub struct Inspect {
     /// Read every page and check it
     #[arg(long)]
     pub verify: bool,
+    /// Show what would be pinned and what streamed within so much memory
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub ram: Option<u64>,
+    #[command(flatten)]
+    pub session: Session,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
@@ -406,4 +442,27 @@ pub struct Board {
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn reads_sizes() {
+        let good = [
+            ("64M", 64 << 20),
+            ("64MiB", 64 << 20),
+            ("64Mi", 64 << 20),
+            ("64m", 64 << 20),
+            ("1G", 1 << 30),
+            ("25MB", 25_000_000),
+        ];
+        for (text, bytes) in good.into_iter().chain([("7", 7), ("7b", 7), ("1.5k", 1536)]) {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "M", "64X", "64MM", "-1", "0", "1e9", "99999999G", "6 4M", "64Mé"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+    }
 }

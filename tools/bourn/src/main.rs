@@ -9,6 +9,7 @@ mod fetch;
 mod models;
 mod output;
 mod prompt_cache;
+mod ram;
 mod signal;
 
 use clap::Parser;

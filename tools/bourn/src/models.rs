@@ -2,9 +2,9 @@
 
 use crate::args::{self, Stream, Weights};
 use crate::output::{bar, hinted, note};
-use crate::{cache, catalogue, fetch, signal};
+use crate::{cache, catalogue, fetch, ram, signal};
 use anyhow::{Context, Result, bail};
-use bourn::{KvDtype, Model, OpenOptions, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
+use bourn::{KvDtype, Model, OpenOptions, Ram, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
 use bourn_checkpoint::Checkpoint;
 use bourn_format::{Dtype, checksum};
 use bourn_pack::Report;
@@ -176,6 +176,13 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
             Stream::Resident => StreamKind::Resident,
         },
         isa: open.isa.clone(),
+        ram: open.ram.map(|budget| Ram {
+            budget,
+            lock: open.lock,
+            throttle: open.throttle,
+            cancel: Some(signal::flag()),
+            ..Ram::default()
+        }),
     };
     Ok(Model::open(path, &options)?)
 }
@@ -200,12 +207,8 @@ pub fn kv_name(kv: KvDtype) -> &'static str {
     }
 }
 
-/// A session as the arguments say.
-pub fn session<'m>(model: &'m Model, s: &args::Session, speculate: Speculate) -> Result<bourn::Session<'m>> {
-    Ok(model.session(&session_options(s, speculate))?)
-}
-
-fn session_options(s: &args::Session, speculate: Speculate) -> SessionOptions {
+/// Options of a session as the arguments say.
+pub fn session_options(s: &args::Session, speculate: Speculate) -> SessionOptions {
     SessionOptions {
         context: s.context.map(|n| n as usize),
         kv: s.kv.map(args::Kv::dtype),
@@ -216,12 +219,44 @@ fn session_options(s: &args::Session, speculate: Speculate) -> SessionOptions {
     }
 }
 
+/// A session for the logits of every position: under a RAM budget it computes as many at once, up to `most`, as still fit.
+pub fn many_logits<'m>(model: &'m Model, options: &SessionOptions, most: usize) -> Result<bourn::Session<'m>> {
+    let with = |rows: usize| SessionOptions { logit_rows: Some(rows), ..*options };
+    let mut rows = most;
+    while rows > 1 && model.ram_plan(&with(rows)).is_err() {
+        rows /= 2;
+    }
+    let plain = model.ram_plan(&with(rows)).is_ok_and(|plan| plan.is_none());
+    Ok(model.session(&if plain { *options } else { with(rows) })?)
+}
+
+/// What went wrong while tokens were computed; under a RAM budget with the file and device that were read.
+pub fn failed(model: &Model, e: bourn::Error) -> anyhow::Error {
+    use bourn_core::Error::{Format, Read, Stalled};
+    let reading = matches!(e, bourn::Error::Core(Read { .. } | Stalled { .. } | Format(_)));
+    match model.file().pager().filter(|_| reading) {
+        Some(pager) => {
+            let device = pager.device().unwrap_or("an unknown device");
+            anyhow::Error::from(e).context(format!("{} on {device}", model.file().path().display()))
+        }
+        None => e.into(),
+    }
+}
+
+/// Whether a Ctrl-C ended the wait for weights.
+pub fn was_cancelled(e: &bourn::Error) -> bool {
+    matches!(e, bourn::Error::Core(bourn_core::Error::Cancelled))
+}
+
 /// The draft model, held in memory.
 pub fn draft(s: &args::Speculation, open: &args::Open, quiet: bool) -> Result<Option<Model>> {
     let Some(name) = &s.draft else { return Ok(None) };
-    let open = args::Open { stream: Stream::Resident, ..open.clone() };
+    let open = args::Open { stream: Stream::Resident, ram: None, lock: false, throttle: None, ..open.clone() };
     Ok(Some(self::open(name, &open, quiet)?))
 }
+
+/// Context under a RAM budget with a draft model, if none is given: both have a cache of it.
+const DRAFTED_CONTEXT: u32 = 512;
 
 /// A session that speculates as the arguments say, where they say nothing as `default` does; with a prompt cache one that can
 /// return anywhere.
@@ -234,7 +269,14 @@ pub fn speculating<'m>(
     rewindable: bool,
 ) -> Result<bourn::Session<'m>> {
     let speculate = speculation.speculate.unwrap_or(if draft.is_some() { Speculate::Auto } else { default });
-    let mut session = model.session(&SessionOptions { rewindable, ..session_options(s, speculate) })?;
+    let mut s = s.clone();
+    if let (Some(draft), true) = (draft, model.file().kind() == StreamKind::Paged) {
+        // The draft model's weights are in memory by now; its cache comes when the budget is shared out.
+        let context = *s.context.get_or_insert(DRAFTED_CONTEXT.min(model.image().shape().max_context));
+        let options = SessionOptions { context: Some(context as usize), speculate: Speculate::Off, ..SessionOptions::default() };
+        model.reserve(bourn_core::workspace_bytes(draft.image(), &options.core(draft))? as u64);
+    }
+    let mut session = model.session(&SessionOptions { rewindable, ..session_options(&s, speculate) })?;
     if let Some(draft) = draft {
         session.use_draft(draft)?;
     }
@@ -263,12 +305,15 @@ pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
             "isa={} threads={} stream={} image=v{} {} kv={}",
             model.kernels().isa,
             session.threads(),
-            model.file().kind().name(),
+            ram::stream_name(model),
             model.image().superblock().version,
             model.weights().name(),
             kv_name(session.kv()),
         ),
     );
+    if let Some(line) = ram::forecast(model) {
+        note(quiet, &line);
+    }
 }
 
 /// Fails unless every id is a token of the model.

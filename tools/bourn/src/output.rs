@@ -68,7 +68,23 @@ pub fn hint(e: &anyhow::Error) -> Option<String> {
         if let Some(h) = cause.downcast_ref::<Hinted>() {
             return Some(h.hint.clone());
         }
-        let format = match cause.downcast_ref::<bourn_host::Error>() {
+        let host = match cause.downcast_ref::<bourn::Error>() {
+            Some(bourn::Error::Host(host)) => Some(host),
+            _ => cause.downcast_ref::<bourn_host::Error>(),
+        };
+        match host {
+            Some(bourn_host::Error::Ram { need, .. }) => {
+                return Some(format!(
+                    "the smallest that works here: --ram {}M; a smaller --context or --kv i8 takes less",
+                    need.div_ceil(1 << 20)
+                ));
+            }
+            Some(bourn_host::Error::Lock { .. }) => {
+                return Some("allow more: ulimit -l unlimited, or LimitMEMLOCK= of the service".to_owned());
+            }
+            _ => {}
+        }
+        let format = match host {
             Some(bourn_host::Error::Image { source, .. }) => Some(source),
             _ => match cause.downcast_ref::<bourn_core::Error>() {
                 Some(bourn_core::Error::Format(source)) => Some(source),

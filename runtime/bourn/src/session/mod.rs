@@ -10,6 +10,7 @@ mod speculate;
 pub use generate::{Finish, GenerateOptions, Stats};
 pub use speculate::Speculate;
 
+use crate::ram::Room;
 use crate::{Error, Model};
 use bourn_core::{Candidate, Engine, KvDtype, Options};
 use bourn_host::{OwnedSession, Threads, calibrate, machine};
@@ -76,6 +77,8 @@ pub struct Session<'m> {
     speculation: Speculation<'m>,
     candidates: Vec<Candidate>,
     held: String,
+    /// Of a RAM budget.
+    _room: Option<Room<'m>>,
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -91,7 +94,7 @@ impl std::fmt::Debug for Session<'_> {
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, options: &SessionOptions) -> Result<Self, Error> {
         let image = model.image();
-        let core = options.core(model);
+        let (core, room) = model.prepare(options)?;
         let vocab = image.shape().vocab as usize;
         let memory = OwnedSession::new(image, &core)?;
         let most = options.speculate.most(vocab, core.prefill_block).min(memory.verify_limit() - 1);
@@ -106,6 +109,7 @@ impl<'m> Session<'m> {
             speculation: Speculation::new(options.speculate, most),
             candidates: vec![Candidate::default(); vocab],
             held: String::with_capacity(2 * TEXT_BYTES),
+            _room: room,
         };
         model.pool().wait_started();
         session.threads = match model.threads() {

@@ -30,7 +30,7 @@ pub enum Speculate {
 
 impl Speculate {
     /// Most drafted tokens of a pass.
-    pub(super) fn most(self, vocab: usize, prefill_block: usize) -> usize {
+    pub(crate) fn most(self, vocab: usize, prefill_block: usize) -> usize {
         let most = match self {
             Self::Off => 0,
             Self::Auto => (AUTO_BYTES / (4 * vocab.max(1))).clamp(2, AUTO_DRAFT + 1) - 1,

@@ -2,10 +2,10 @@
 
 use crate::args::Bench;
 use crate::output::{bytes, json, line, ms, round3};
-use crate::{models, signal};
+use crate::{models, ram, signal};
 use anyhow::Result;
-use bourn::{Finish, GenerateOptions, Speculate, StreamKind};
-use bourn_host::{Machine, machine};
+use bourn::{Finish, GenerateOptions, Speculate};
+use bourn_host::{Machine, Pager, machine};
 use serde_json::json as object;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
@@ -33,7 +33,11 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         session.clear()?;
         let stats = session.generate(&prompt, &options, &mut |_| {
             if signal::stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-        })?;
+        });
+        let stats = match stats {
+            Err(e) if models::was_cancelled(&e) => break,
+            stats => stats.map_err(|e| models::failed(&model, e))?,
+        };
         if stats.finish == Finish::Cancelled && read > 0 {
             // The runs before it were whole.
             break;
@@ -51,11 +55,18 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     }
     let peak = machine::peak_rss_bytes();
     let threads = session.threads();
-    let bandwidth = Machine::detect().read_bandwidth(threads.decode, BANDWIDTH).last().copied().unwrap_or(0.0);
+    // Measuring memory takes memory: not under a budget.
+    let bandwidth = match a.open.ram {
+        None => Machine::detect().read_bandwidth(threads.decode, BANDWIDTH).last().copied().unwrap_or(0.0),
+        Some(_) => 0.0,
+    };
     let per_token = model.image().bytes_per_token();
     let file = model.image().superblock().file_bytes;
     // Mapped or resident, all weights stay in memory: none is streamed from storage for every token.
-    let (resident, streamed) = (file, 0u64);
+    let (resident, streamed) = match model.file().pager().map(Pager::plan) {
+        Some(plan) => (plan.head_bytes + plan.pinned_bytes, plan.streamed_bytes),
+        None => (file, 0),
+    };
     let fraction = if bandwidth > 0.0 { decode / passes * per_token as f64 / bandwidth } else { 0.0 };
     if a.json {
         json(&object!({
@@ -78,6 +89,7 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
             "resident_bytes": resident,
             "streamed_bytes": streamed,
             "stream": model.file().kind().name(),
+            "paged": ram::json(&model),
             "workspace_bytes": session.workspace_bytes(),
         }))?;
     } else {
@@ -86,9 +98,23 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         let speculated =
             if drafted == 0 { String::new() } else { format!(", {passes:.2} a pass, {accepted} of {drafted} drafts right") };
         line(&format!("decode    {decode:>10.1} tok/s ({written} tokens{speculated})"))?;
-        line(&format!("read      {:>10} per token, {:.0} % of {:.1} GB/s", bytes(per_token), 100.0 * fraction, bandwidth / 1e9))?;
-        let kind = if model.file().kind() == StreamKind::Mapped { "mapped" } else { "resident" };
-        line(&format!("memory    {:>10} peak, image {} {kind}", bytes(peak), bytes(file)))?;
+        if bandwidth > 0.0 {
+            line(&format!(
+                "read      {:>10} per token, {:.0} % of {:.1} GB/s",
+                bytes(per_token),
+                100.0 * fraction,
+                bandwidth / 1e9
+            ))?;
+        }
+        line(&format!("memory    {:>10} peak, image {} {}", bytes(peak), bytes(file), ram::stream_name(&model)))?;
+        if let Some(pager) = model.file().pager() {
+            let forecast = pager.plan().tokens_per_second(pager.bandwidth()).unwrap_or(f64::INFINITY);
+            line(&format!(
+                "streamed  {:>10} per token, {:.0} % of the forecast",
+                bytes(streamed),
+                100.0 * decode / passes / forecast
+            ))?;
+        }
     }
     Ok(if signal::stopped() { ExitCode::from(signal::EXIT) } else { ExitCode::SUCCESS })
 }

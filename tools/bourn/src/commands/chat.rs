@@ -89,7 +89,14 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
                 messages = system();
                 continue;
             }
-            Err(e) => return Err(e.into()),
+            Err(e) if models::was_cancelled(&e) => {
+                // What was written stands; the model reads it again with the next turn.
+                line("")?;
+                signal::clear();
+                messages.push(Message::new("assistant", &answer));
+                continue;
+            }
+            Err(e) => return Err(models::failed(&model, e)),
         };
         write?;
         if a.json {

@@ -28,6 +28,9 @@ struct Score {
 
 /// Judges a model on a text.
 pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
+    if a.against.is_some() && a.open.ram.is_some() {
+        bail!("--ram holds for one model: need --against left out, found both");
+    }
     let model = models::open(&a.model, &a.open, quiet)?;
     let mut bytes = std::fs::read(&a.text).with_context(|| format!("{}: read", a.text.display()))?;
     if let Some(n) = a.bytes {
@@ -71,13 +74,16 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
         speculate: Speculate::Off,
         rewindable: false,
     };
-    let mut session = model.session(&options(a.kv))?;
+    let mut session = models::many_logits(&model, &options(a.kv), BLOCK)?;
     models::announce(&model, &session, quiet);
     let mut other = reference.as_ref().map(|r| r.session(&options(None))).transpose()?;
     let mut score = Score::default();
     let progress = bar(quiet, windows.len() as u64, "eval");
     for ids in &windows {
-        judge(&model, &mut session, other.as_mut(), ids, &mut score)?;
+        match judge(&model, &mut session, other.as_mut(), ids, &mut score) {
+            Err(e) if models::was_cancelled(&e) => break,
+            judged => judged.map_err(|e| models::failed(&model, e))?,
+        }
         progress.inc(1);
         progress.set_message(format!("perplexity {:.3}", (score.nll / score.scored as f64).exp()));
         if signal::stopped() {
@@ -85,6 +91,9 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
         }
     }
     progress.finish_and_clear();
+    if score.scored == 0 {
+        bail!("stopped before the first window was judged");
+    }
     report(a, score, windows.len())
 }
 
@@ -95,7 +104,7 @@ fn judge(
     mut other: Option<&mut Session<'_>>,
     ids: &[u32],
     score: &mut Score,
-) -> Result<()> {
+) -> Result<(), bourn::Error> {
     let vocab = model.image().shape().vocab as usize;
     session.clear()?;
     if let Some(other) = &mut other {

@@ -1,11 +1,13 @@
 //! `bourn inspect`: what an image holds.
 
-use crate::args::Inspect;
-use crate::models;
+use crate::args::{self, Inspect};
 use crate::output::{bytes, json, print};
+use crate::{models, ram};
 use anyhow::{Context, Result};
-use bourn::StreamKind;
-use bourn_host::ImageFile;
+use bourn::{KvDtype, RamPlan, StreamKind};
+use bourn_format::{Image, Role};
+use bourn_host::stream::page_bytes;
+use bourn_host::{ImageFile, RamOptions};
 use serde_json::{Value, json as object};
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -18,6 +20,9 @@ pub fn inspect(a: &Inspect, quiet: bool) -> Result<ExitCode> {
         file.check_all().with_context(|| path.display().to_string())?;
     }
     let (image, shape) = (file.image(), file.image().shape());
+    if let Some(budget) = a.ram {
+        return plan(image, budget, a);
+    }
     let tensors: Vec<_> = (0..image.n_tensors()).map(|i| image.tensor(i)).collect();
     if a.json {
         let list: Vec<Value> = tensors
@@ -82,5 +87,24 @@ pub fn inspect(a: &Inspect, quiet: bool) -> Result<ExitCode> {
             writeln!(out, "{:>5} {:>14} {:>10}  {}", t.dtype.name(), format!("{}x{}", t.rows, t.cols), bytes(t.bytes), t.name);
     }
     print(&out)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows what is pinned and what streamed within a budget.
+fn plan(image: &Image<'_>, budget: u64, a: &Inspect) -> Result<ExitCode> {
+    let float = image.layer(0).get(Role::Down).is_some_and(|t| !t.dtype.is_quantized());
+    let kv = a.session.kv.map_or(if float { KvDtype::F32 } else { KvDtype::F16 }, args::Kv::dtype);
+    let options = RamOptions {
+        context: a.session.context.map(|n| n as usize),
+        prefill_block: a.session.prefill_block.map(|n| n as usize),
+        page: page_bytes(),
+        ..RamOptions::new(budget, kv)
+    };
+    let plan = RamPlan::new(image, &options)?;
+    if a.json {
+        json(&ram::plan_json(image, &plan))?;
+    } else {
+        print(&ram::plan_text(image, &plan))?;
+    }
     Ok(ExitCode::SUCCESS)
 }

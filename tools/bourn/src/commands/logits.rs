@@ -14,12 +14,14 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 /// Positions computed between two looks for a Ctrl-C, where no block is asked for.
 const BLOCK: usize = 64;
+/// Positions whose logits are computed at once under a RAM budget, where each pass reads the head from the device.
+const ROWS: usize = 32;
 
 /// Computes the logits after each id.
 pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
     let model = models::open(&a.model, &a.open, quiet)?;
     models::check_ids(&model, &a.ids)?;
-    let mut session = models::session(&model, &a.session, Speculate::Off)?;
+    let mut session = models::many_logits(&model, &models::session_options(&a.session, Speculate::Off), ROWS)?;
     models::announce(&model, &session, quiet);
     let vocab = model.image().shape().vocab as usize;
     let mut file = a.out.as_deref().map(|path| Tensor::create(path, a.ids.len(), vocab)).transpose()?;
@@ -31,7 +33,7 @@ pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
         return Err(bourn::Error::from(bourn_core::Error::ContextFull { need, context }).into());
     }
     for block in a.ids.chunks(a.session.prefill_block.map_or(BLOCK, |n| n as usize)) {
-        session.logits_of_all(block, &mut |pos, logits| {
+        let read = session.logits_of_all(block, &mut |pos, logits| {
             if failed.is_err() {
                 return;
             }
@@ -46,7 +48,8 @@ pub fn logits(a: &Logits, quiet: bool) -> Result<ExitCode> {
                 }
                 Ok(())
             })();
-        })?;
+        });
+        read.map_err(|e| models::failed(&model, e))?;
         if failed.is_err() {
             break;
         }

@@ -3,7 +3,7 @@
 use crate::args::Run;
 use crate::output::{json, line, ms, note, print, round3};
 use crate::prompt_cache::PromptCache;
-use crate::{models, signal};
+use crate::{models, ram, signal};
 use anyhow::Result;
 use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Speculate, Stats};
 use bourn_host::machine;
@@ -31,14 +31,23 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
     let mut text = String::new();
     let mut write: io::Result<()> = Ok(());
     let (cached, loading) = cache.load(&mut session, &prompt);
-    let mut stats = session.generate_from(&prompt, &options, &mut |piece| {
+    let stats = session.generate_from(&prompt, &options, &mut |piece| {
         if a.json {
             text.push_str(piece);
         } else {
             write = print(piece);
         }
         if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    })?;
+    });
+    let mut stats = match stats {
+        Ok(stats) => stats,
+        Err(e) if models::was_cancelled(&e) => {
+            line("")?;
+            note(quiet, "cancelled while weights were read");
+            return Ok(ExitCode::from(signal::EXIT));
+        }
+        Err(e) => return Err(models::failed(&model, e)),
+    };
     stats.first_token += loading;
     write?;
     if a.json {
@@ -59,6 +68,7 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
             "isa": model.kernels().isa,
             "threads": session.threads().decode,
             "finish": finish(stats.finish),
+            "stream": ram::json(&model),
         }))?;
     } else {
         line("")?;

@@ -64,3 +64,8 @@ pub fn image() -> Option<&'static str> {
     });
     image.as_ref().map(|(_, path)| path.as_str())
 }
+
+/// An image of the tree: small, with a tokenizer.
+pub fn fixture() -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/v1-f16.bourn").to_str().unwrap().to_owned()
+}
