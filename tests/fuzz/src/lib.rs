@@ -4,11 +4,13 @@
 
 mod checkpoint;
 mod image;
+mod prompt_cache;
 mod template;
 mod tokenizer;
 
 pub use checkpoint::{config_json, gguf, safetensors, tokenizer_json};
 pub use image::image;
+pub use prompt_cache::prompt_cache;
 pub use template::chat_template;
 pub use tokenizer::tokenizer_section;
 
@@ -32,4 +34,5 @@ pub const DOORS: &[Door] = &[
     Door { name: "config_json", enter: config_json, seeds: &["/config.json"] },
     Door { name: "tokenizer_json", enter: tokenizer_json, seeds: &["/tokenizer.json"] },
     Door { name: "chat_template", enter: chat_template, seeds: &[] },
+    Door { name: "prompt_cache", enter: prompt_cache, seeds: &[] },
 ];

@@ -16,6 +16,7 @@ mod hil;
 mod layers;
 mod mca;
 mod process;
+mod speculate;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,10 @@ const USAGE: &str = "usage: cargo xtask <command>
   fetch-test-data          fetch real weights and tokenizers into the cache
   compare [--threads N] [--rounds N]
                            side by side with llama.cpp on SmolLM2-135M, in one run
+  speculate [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE] [--draft IMAGE]
+                           tokens per pass and speed of speculative decoding against plain, texts asserted equal
+  prompt-cache [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
+                           first token after a prefix of 2000 tokens, with and without the cache
   arm-cost [--cpu CPU]... [--model NAME] [--ours-only] [--recount] [--profile] [--json]
                            instructions per token on emulated ARM cores, ours and llama.cpp's against the bars;
                            --profile: which functions of ours a generated token goes through
@@ -85,6 +90,8 @@ fn dispatch() -> Result<()> {
         (Some("mca"), args) => mca::analyse(args),
         (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
+        (Some("speculate"), args) => speculate::speculation(args),
+        (Some("prompt-cache"), args) => speculate::prompt_cache(args),
         (None | Some("help" | "--help" | "-h"), _) => {
             println!("{USAGE}");
             Ok(())
