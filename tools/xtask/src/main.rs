@@ -45,9 +45,10 @@ const USAGE: &str = "usage: cargo xtask <command>
   fetch-test-data          fetch real weights and tokenizers into the cache
   compare [--threads N] [--rounds N]
                            side by side with llama.cpp on SmolLM2-135M, in one run
-  speculate [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE] [--draft IMAGE]
+  speculate [--program FILE] [--rounds N] [--generate N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
+            [--draft IMAGE]
                            tokens per pass and speed of speculative decoding against plain, texts asserted equal
-  prompt-cache [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
+  prompt-cache [--program FILE] [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
                            first token after a prefix of 2000 tokens, with and without the cache
   arm-cost [--cpu CPU]... [--model NAME] [--ours-only] [--recount] [--profile] [--json]
                            instructions per token on emulated ARM cores, ours and llama.cpp's against the bars;

@@ -1,6 +1,6 @@
 //! What speculation and the prompt cache are worth: the program against itself, with and without, in turn in one run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -8,27 +8,32 @@ use serde_json::Value;
 use crate::process::{cache_dir, cargo, command, output, root, run, target_dir};
 
 const MODELS: &[&str] = &["smollm2-135m-instruct", "gemma-3-270m"];
-/// Files in `prompts`, and what they stand for.
-const PROMPTS: &[(&str, &str)] = &[("tools", "JSON, tool calls"), ("summary", "summary"), ("prose", "free prose")];
-const GENERATE: &str = "200";
+/// Files in `prompts`, what they stand for, and whether the model writes on from the bare text.
+const PROMPTS: &[(&str, &str, bool)] =
+    &[("tools", "JSON, tool calls", true), ("summary", "summary", false), ("prose", "free prose", false)];
 /// Tokens of the prefix that the prompt cache is judged with.
 const PREFIX: u64 = 2000;
 
-/// What both measurements take: turns, and options handed on to `bourn run`.
+/// What both measurements take: the program, turns, and options handed on to `bourn run`.
 struct Arguments<'a> {
+    program: PathBuf,
     rounds: usize,
+    generate: &'a str,
     models: Vec<&'a str>,
     passed_on: Vec<&'a str>,
 }
 
 impl<'a> Arguments<'a> {
     fn of(args: &[&'a str]) -> Result<Self> {
-        let mut found = Self { rounds: 3, models: MODELS.to_vec(), passed_on: Vec::new() };
+        let mut found =
+            Self { program: PathBuf::new(), rounds: 3, generate: "200", models: MODELS.to_vec(), passed_on: Vec::new() };
         let mut args = args.iter().copied();
         while let Some(arg) = args.next() {
             let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
             match arg {
+                "--program" => found.program = value()?.into(),
                 "--rounds" => found.rounds = value()?.parse::<usize>()?.max(1),
+                "--generate" => found.generate = value()?,
                 "--model" => found.models = vec![value()?],
                 "--threads" | "--ram" | "--throttle" | "--draft" => {
                     let value = value()?;
@@ -37,36 +42,36 @@ impl<'a> Arguments<'a> {
                 other => bail!("no such option: {other}"),
             }
         }
+        if found.program.as_os_str().is_empty() {
+            run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))?;
+            found.program = target_dir().join("release/bourn");
+        }
         Ok(found)
     }
 
-    /// The keys of a run, after building the program once.
+    /// The keys of a run.
     fn run(&self, model: &str, args: &[&str]) -> Result<Value> {
-        let mut bourn = command(target_dir().join("release/bourn"));
+        let mut bourn = command(&self.program);
         bourn.args(["--quiet", "run", model, "--json"]).args(&self.passed_on).args(args);
         Ok(serde_json::from_str(&output(&mut bourn)?)?)
     }
 }
 
-fn build() -> Result<()> {
-    run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))
-}
-
-/// `[--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE] [--draft IMAGE]`
+/// `[--program FILE] [--rounds N] [--generate N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE] [--draft IMAGE]`
 pub fn speculation(args: &[&str]) -> Result<()> {
     let arguments = Arguments::of(args)?;
-    build()?;
     println!("| model | prompt | drawn | tokens | per pass | drafts right | plain tok/s | speculating tok/s | ratio |");
     println!("|---|---|---|---|---|---|---|---|---|");
     for model in &arguments.models {
-        for (file, name) in PROMPTS {
+        for (file, name, raw) in PROMPTS {
             let prompt = std::fs::read_to_string(root().join(format!("tools/xtask/prompts/{file}.txt")))?;
             for (drawn, sampling) in [("greedy", ["--temperature", "0"]), ("sampled", ["--temperature", "0.7"])] {
                 let mut rounds = Vec::new();
                 for _ in 0..arguments.rounds {
                     let [plain, fast] = ["off", "auto"].map(|speculate| {
-                        let args = ["-n", GENERATE, "--seed", "1", "--speculate", speculate, &prompt];
-                        arguments.run(model, &[&sampling[..], &args[..]].concat())
+                        let args = ["-n", arguments.generate, "--seed", "1", "--speculate", speculate, prompt.trim_end()];
+                        let raw: &[&str] = if *raw { &["--raw"] } else { &[] };
+                        arguments.run(model, &[raw, &sampling[..], &args[..]].concat())
                     });
                     let (plain, fast) = (plain?, fast?);
                     ensure!(plain["ids"] == fast["ids"], "{model} {file}: speculation changed the text");
@@ -89,10 +94,9 @@ pub fn speculation(args: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `[--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]`
+/// `[--program FILE] [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]`
 pub fn prompt_cache(args: &[&str]) -> Result<()> {
     let arguments = Arguments::of(args)?;
-    build()?;
     let folder = cache_dir()?.join("compare");
     std::fs::create_dir_all(&folder)?;
     println!("| model | prefix | file | first token without | with | ratio |");
