@@ -4,8 +4,10 @@ mod support;
 
 use bourn::{Error, GenerateOptions, KvDtype, Model, OpenOptions, Session, SessionOptions, Speculate, Threads};
 use std::fs;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(name)
@@ -251,4 +253,33 @@ fn run_takes_the_prompt_from_the_file_and_survives_a_bad_one() {
     let (answer, told) = run(&ids, nowhere.to_str().unwrap());
     assert!(told.contains("write prompt cache") && told.contains("the answer is not affected"), "{told}");
     assert_eq!(answer["ids"], first["ids"]);
+}
+
+#[test]
+fn chat_keeps_the_conversation() {
+    let Some(image) = support::image() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("cache");
+    let chat = |turns: &str| {
+        let args =
+            ["chat", image, "--system", "You are a mill on a river.", "-n", "6", "-t", "1", "--temperature", "0", "--json"];
+        let mut chat = support::bourn(&args);
+        let mut child =
+            chat.args(["--prompt-cache", file.to_str().unwrap()]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(turns.as_bytes()).unwrap();
+        let out = child.wait_with_output().unwrap();
+        assert!(out.status.success());
+        let answers = String::from_utf8(out.stdout).unwrap();
+        answers.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()).collect::<Vec<_>>()
+    };
+    let first = chat("Hello\nAnd then?\n");
+    assert_eq!(first[0]["cached_tokens"], 0);
+    let held = fs::metadata(&file).unwrap().len();
+    let second = chat("Hello\nAnd then?\n/clear\nHello\n");
+    assert!(second[0]["cached_tokens"].as_u64().unwrap() > 10, "{second:?}");
+    for (a, b) in first.iter().zip(&second) {
+        assert_eq!(a["ids"], b["ids"]);
+    }
+    assert_eq!(second[2]["ids"], first[0]["ids"]);
+    assert!(fs::metadata(&file).unwrap().len() <= held, "the last conversation is a shorter one");
 }

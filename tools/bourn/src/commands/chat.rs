@@ -67,7 +67,7 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             }
             if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let (_, loading) = cache.load(&mut session, &model.chat_prompt(&messages)?);
+        let (cached, loading) = cache.load(&mut session, &model.chat_prompt(&messages)?);
         let mut stats = session.chat(&messages, &options, &mut on_text);
         if let Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) = stats {
             note(
@@ -100,7 +100,9 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
         };
         write?;
         if a.json {
-            json(&object!({"text": answer, "ids": session.answer(), "finish": run::finish(stats.finish)}))?;
+            json(
+                &object!({"text": answer, "ids": session.answer(), "finish": run::finish(stats.finish), "cached_tokens": cached}),
+            )?;
         } else {
             line("")?;
             note(quiet || !terminal, &run::summary(&stats));
