@@ -21,7 +21,7 @@ const EMULATED_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"
 const EMULATED_CHECKSUM: &[&str] = &["--package", "bourn-oracle", "--test", "bits"];
 
 /// What must build for a machine without operating system.
-const BARE_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
+const BARE_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash"];
 const BARE_TARGET: &str = "aarch64-unknown-none";
 
 const GNU: &str = "aarch64-unknown-linux-gnu";
@@ -53,20 +53,26 @@ pub fn arm() -> Result<()> {
         Err(missing) => return skip("emulated ARM tests", &missing),
     };
     eprintln!("emulated ARM: {} under {}", toolchain.name, emulator.display());
-    let mut crates = vec!["--lib", "--tests"];
-    crates.extend(EMULATED_CRATES.iter().flat_map(|name| ["--package", *name]));
-    for test in [&crates[..], EMULATED_CHECKSUM] {
+    let tests = emulated_tests();
+    for test in &tests {
         run(toolchain.cargo("test", &emulator, "max").args(["--no-run"]).args(test))?;
     }
     // The program that writes fixtures was built for the checksum: it holds every layer and every tier.
     disassembly::check_baseline(&toolchain.products("debug").join("write-fixture"))?;
     for (cpu, isa) in CPUS {
         eprintln!("\n-- {cpu}");
-        for test in [&crates[..], EMULATED_CHECKSUM] {
+        for test in &tests {
             run(toolchain.cargo("test", &emulator, cpu).args(test).env("BOURN_EXPECT_ISA", isa))?;
         }
     }
     Ok(())
+}
+
+/// What `cargo test` is given for the tests that run under emulation: twice, for the checksum needs other features.
+pub(crate) fn emulated_tests() -> [Vec<&'static str>; 2] {
+    let mut crates = vec!["--lib", "--tests"];
+    crates.extend(EMULATED_CRATES.iter().flat_map(|name| ["--package", *name]));
+    [crates, EMULATED_CHECKSUM.to_vec()]
 }
 
 /// Builds the core crates where there is neither `std` nor `alloc` to link.

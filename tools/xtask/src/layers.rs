@@ -28,6 +28,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-format", may_use: &[], no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-kernels", may_use: &["bourn-format"], no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-core", may_use: CORE, no_alloc: true, may_unsafe: false },
+    Layer { name: "bourn-flash", may_use: SHELL, no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-host", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-gpu", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn", may_use: LIBRARY, no_alloc: false, may_unsafe: false },
