@@ -19,6 +19,8 @@ pub mod dotprod;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod groups;
+#[cfg(target_arch = "aarch64")]
+pub mod i8mm;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
@@ -54,8 +56,9 @@ fn tiers() -> [Option<&'static Kernels>; 3] {
 }
 
 #[cfg(target_arch = "aarch64")]
-fn tiers() -> [Option<&'static Kernels>; 3] {
+fn tiers() -> [Option<&'static Kernels>; 4] {
     [
+        i8mm::I8mm::detect().map(i8mm::I8mm::kernels),
         dotprod::Dotprod::detect().map(dotprod::Dotprod::kernels),
         neon::Neon::detect().map(neon::Neon::kernels),
         Some(&scalar::TABLE),

@@ -14,7 +14,7 @@ use crate::process::{command, find, in_ci, run, target_dir};
 
 /// CPUs to emulate and the best tier that each must choose: the first two have no dot product, `max` has everything.
 pub(crate) const CPUS: &[(&str, &str)] =
-    &[("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("neoverse-n1", "dotprod"), ("max", "dotprod")];
+    &[("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("neoverse-n1", "dotprod"), ("max", "i8mm")];
 
 /// What runs under emulation: everything that has kernels under it, and the checksum that all ISAs share.
 const EMULATED_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];

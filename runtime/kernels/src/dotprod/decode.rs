@@ -12,7 +12,7 @@ use bourn_format::layout::TILE_ROWS;
 use core::arch::asm;
 
 /// Bits of 1.5·2²³: an f32 whose last place is 1.
-pub(super) const ONES: i32 = 0x4b40_0000;
+pub(crate) const ONES: i32 = 0x4b40_0000;
 
 /// Kinds of codes.
 pub(super) const CONSECUTIVE: usize = 0;

@@ -1,10 +1,10 @@
 //! Matrix of signed bytes times vectors without dot instructions: a 16-bit lane holds two products, `|sum| ≤ 128·127·2 = 32 512`.
 //!
-//! Up to four vectors at a time, four rows at a time, so that loaded weights serve them all.
+//! Four vectors at a time, four rows at a time, so that loaded weights serve them all; one is `decode_bytes`.
 
-use super::NeonLanes;
 use super::mul_quantized::Q8;
 use super::token::Token;
+use super::{NeonLanes, decode_bytes};
 use crate::lanes::{Lanes, first_mut};
 use crate::rows::Block;
 use crate::table::Q8Rows;
@@ -14,7 +14,7 @@ use core::arch::aarch64::*;
 /// All tiles times all vectors.
 #[target_feature(enable = "neon")]
 pub(super) fn tiles(w: &[u8], x: &Q8Rows<'_>, y: &mut Block<'_>) {
-    let (w, _) = w.as_chunks::<16>().0.as_chunks::<{ Q8 / 16 }>();
+    let (w, _) = w.as_chunks::<Q8>();
     if x.n == 0 {
         return;
     }
@@ -26,7 +26,7 @@ pub(super) fn tiles(w: &[u8], x: &Q8Rows<'_>, y: &mut Block<'_>) {
             t += 4;
         }
         while t < x.n {
-            some::<1>(tile, x, t, y, i * TILE_ROWS);
+            decode_bytes::tile(tile, Token::of(x, t, blocks), first_mut(&mut y.row(t)[i * TILE_ROWS..]));
             t += 1;
         }
     }
@@ -34,10 +34,11 @@ pub(super) fn tiles(w: &[u8], x: &Q8Rows<'_>, y: &mut Block<'_>) {
 
 /// One tile times `T` vectors from `t0`.
 #[target_feature(enable = "neon")]
-fn some<const T: usize>(tile: &[[[u8; 16]; Q8 / 16]], x: &Q8Rows<'_>, t0: usize, y: &mut Block<'_>, row: usize) {
+fn some<const T: usize>(tile: &[[u8; Q8]], x: &Q8Rows<'_>, t0: usize, y: &mut Block<'_>, row: usize) {
     let xs: [Token<'_>; T] = core::array::from_fn(|t| Token::of(x, t0 + t, tile.len()));
     let mut sums = [NeonLanes::splat(0.0); T];
     for (b, block) in tile.iter().enumerate() {
+        let (block, _) = block.as_chunks::<16>();
         for g in 0..2 {
             let mut dots = [[vdupq_n_s32(0); 4]; T];
             for quad in 0..4 {

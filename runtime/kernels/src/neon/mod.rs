@@ -4,6 +4,7 @@
 
 mod bytes;
 mod decode;
+mod decode_bytes;
 mod lanes;
 pub(crate) mod levels;
 pub(crate) mod mul_quantized;
