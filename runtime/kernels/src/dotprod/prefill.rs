@@ -28,8 +28,9 @@ impl Multiply for Sdot {
     }
 
     #[inline(always)]
-    fn index(row: usize, t: usize) -> usize {
-        (row / 4 * TOKENS + t) * 4 + row % 4
+    fn rows(sums: &Sums, t: usize) -> [[f32; 4]; 4] {
+        let (rows, _) = sums.as_chunks::<4>();
+        core::array::from_fn(|quad| rows[quad * TOKENS + t])
     }
 }
 
@@ -83,7 +84,7 @@ unsafe fn groups<const MINIMA: bool>(w: &[Group], x: Lot<'_>, sums: &mut Sums) {
             words 27, 3, 1, 3, 5, 7, 9, 11, 13, 15
             // 1.5·2^23 and s_w; s_x.
             ldp q24, q25, [{w}], #64
-            ldr q26, [{scales}]
+            ldp q26, q27, [{scales}]
             fsub v16.4s, v16.4s, v24.4s
             fsub v17.4s, v17.4s, v24.4s
             fsub v18.4s, v18.4s, v24.4s
@@ -94,26 +95,25 @@ unsafe fn groups<const MINIMA: bool>(w: &[Group], x: Lot<'_>, sums: &mut Sums) {
             fsub v22.4s, v22.4s, v24.4s
             fsub v23.4s, v23.4s, v24.4s
             fmul v24.4s, v25.4s, v26.s[0]
-            fmul v27.4s, v25.4s, v26.s[1]
             fmla v28.4s, v16.4s, v24.4s
-            fmla v29.4s, v17.4s, v27.4s
-            fmul v16.4s, v25.4s, v26.s[2]
-            fmul v17.4s, v25.4s, v26.s[3]
-            ldr q26, [{scales}, #16]
-            fmla v30.4s, v18.4s, v16.4s
-            fmla v31.4s, v19.4s, v17.4s
+            fmul v16.4s, v25.4s, v26.s[1]
+            fmul v24.4s, v25.4s, v26.s[2]
+            fmul v26.4s, v25.4s, v26.s[3]
+            fmla v29.4s, v17.4s, v16.4s
+            fmla v30.4s, v18.4s, v24.4s
+            fmla v31.4s, v19.4s, v26.4s
+            fmul v16.4s, v25.4s, v27.s[0]
+            fmul v17.4s, v25.4s, v27.s[1]
+            fmul v18.4s, v25.4s, v27.s[2]
+            fmul v19.4s, v25.4s, v27.s[3]
             .if {minima}
             ldr q27, [{w}, #-32]
-            ldr q24, [{mins}]
+            ldp q24, q26, [{mins}]
             fmla v28.4s, v27.4s, v24.s[0]
             fmla v29.4s, v27.4s, v24.s[1]
             fmla v30.4s, v27.4s, v24.s[2]
             fmla v31.4s, v27.4s, v24.s[3]
             .endif
-            fmul v16.4s, v25.4s, v26.s[0]
-            fmul v17.4s, v25.4s, v26.s[1]
-            fmul v18.4s, v25.4s, v26.s[2]
-            fmul v19.4s, v25.4s, v26.s[3]
             st1 {{v28.16b, v29.16b, v30.16b, v31.16b}}, [{sums}], #64
             ld1 {{v28.16b, v29.16b, v30.16b, v31.16b}}, [{sums}]
             fmla v28.4s, v20.4s, v16.4s
@@ -121,11 +121,10 @@ unsafe fn groups<const MINIMA: bool>(w: &[Group], x: Lot<'_>, sums: &mut Sums) {
             fmla v30.4s, v22.4s, v18.4s
             fmla v31.4s, v23.4s, v19.4s
             .if {minima}
-            ldr q24, [{mins}, #16]
-            fmla v28.4s, v27.4s, v24.s[0]
-            fmla v29.4s, v27.4s, v24.s[1]
-            fmla v30.4s, v27.4s, v24.s[2]
-            fmla v31.4s, v27.4s, v24.s[3]
+            fmla v28.4s, v27.4s, v26.s[0]
+            fmla v29.4s, v27.4s, v26.s[1]
+            fmla v30.4s, v27.4s, v26.s[2]
+            fmla v31.4s, v27.4s, v26.s[3]
             .endif
             st1 {{v28.16b, v29.16b, v30.16b, v31.16b}}, [{sums}], #64
             .endr

@@ -202,13 +202,35 @@ fn score_tiles<L: Lanes, E: Elem, const Q: usize, const C: usize>(
         *k = &keys[(tile + c) * hd * width..][..hd * width];
     }
     let mut acc = [[L::splat(0.0); C]; Q];
-    for d in 0..hd {
+    let mut d = 0;
+    // Four dimensions at a time: one check of bounds for all of them.
+    while hd - d >= 4 {
+        let mut k4 = k;
+        for k in &mut k4 {
+            *k = &k[d * width..][..4 * width];
+        }
+        let mut q4 = [[0.0; 4]; Q];
+        for j in 0..Q {
+            q4[j] = *first(&q[j][d..]);
+        }
+        for i in 0..4 {
+            for c in 0..C {
+                let kc: L = E::load(&k4[c][i * width..][..width]);
+                for j in 0..Q {
+                    acc[j][c] = kc.fma(L::splat(q4[j][i]), acc[j][c]);
+                }
+            }
+        }
+        d += 4;
+    }
+    while d < hd {
         for c in 0..C {
             let kc: L = E::load(&k[c][d * width..][..width]);
             for j in 0..Q {
                 acc[j][c] = kc.fma(L::splat(q[j][d]), acc[j][c]);
             }
         }
+        d += 1;
     }
     for j in 0..Q {
         for c in 0..C {
@@ -369,14 +391,38 @@ fn value_lanes<L: Lanes, E: Elem, const Q: usize, const C: usize>(
         }
     }
     let width = 16 * E::BYTES;
-    for i in from..to {
-        let v = &values[(i * hd + d) * E::BYTES..][..C * width];
+    let stride = hd * E::BYTES;
+    let mut i = from;
+    // Four positions at a time, as above.
+    while to - i >= 4 {
+        let at = i * stride + d * E::BYTES;
+        let mut v4 = [values; 4];
+        for (x, v) in v4.iter_mut().enumerate() {
+            *v = &values[at + x * stride..][..C * width];
+        }
+        let mut p4 = [[0.0; 4]; Q];
+        for j in 0..Q {
+            p4[j] = *first(&p[j][i..]);
+        }
+        for x in 0..4 {
+            for c in 0..C {
+                let vc: L = E::load(&v4[x][c * width..][..width]);
+                for j in 0..Q {
+                    acc[j][c] = vc.fma(L::splat(p4[j][x]), acc[j][c]);
+                }
+            }
+        }
+        i += 4;
+    }
+    while i < to {
+        let v = &values[i * stride + d * E::BYTES..][..C * width];
         for c in 0..C {
             let vc: L = E::load(&v[c * width..][..width]);
             for j in 0..Q {
                 acc[j][c] = vc.fma(L::splat(p[j][i]), acc[j][c]);
             }
         }
+        i += 1;
     }
     for j in 0..Q {
         let o = &mut out_of(out, a, hd, query + j)[d..];

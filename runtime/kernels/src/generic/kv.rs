@@ -1,5 +1,6 @@
 //! Writing the KV cache.
 
+use super::elem::{F16, F32, I8};
 use super::quantize::scale_and_factor;
 use crate::lanes::{Lanes, ROUNDER};
 use crate::table::{KvDtype, KvViewMut};
@@ -26,43 +27,73 @@ pub(crate) fn kv_store<L: Lanes>(kv: &mut KvViewMut<'_>, slot: usize, k: &[f32],
         (kv.k_scale[slot], k_factor) = scale::<L>(k);
         (kv.v_scale[slot], v_factor) = scale::<L>(v);
     }
-    let key = &mut kv.k[((slot / 16) * hd * 16 + slot % 16) * bytes..];
-    let value = &mut kv.v[slot * hd * bytes..][..hd * bytes];
-    let mut d = 0;
-    while d < hd {
-        let n = (hd - d).min(16);
-        let (k, v) = (L::load_part(&k[d..d + n], 0.0), L::load_part(&v[d..d + n], 0.0));
-        let mut ks = [0; 64];
-        let mut vs = [0; 64];
-        encode(kv.dtype, k, k_factor, &mut ks);
-        encode(kv.dtype, v, v_factor, &mut vs);
-        value[d * bytes..][..n * bytes].copy_from_slice(&vs[..n * bytes]);
-        for i in 0..n {
-            key[(d + i) * 16 * bytes..][..bytes].copy_from_slice(&ks[i * bytes..][..bytes]);
-        }
-        d += n;
+    match kv.dtype {
+        KvDtype::F32 => store::<L, F32, 4>(kv, slot, (k, k_factor), (v, v_factor)),
+        KvDtype::F16 => store::<L, F16, 2>(kv, slot, (k, k_factor), (v, v_factor)),
+        KvDtype::I8 => store::<L, I8, 1>(kv, slot, (k, k_factor), (v, v_factor)),
     }
 }
 
-/// 16 elements to bytes.
-#[inline(always)]
-fn encode<L: Lanes>(dtype: KvDtype, x: L, factor: f32, out: &mut [u8; 64]) {
-    match dtype {
-        KvDtype::F32 => {
-            let mut f = [0.0; 16];
-            x.store(&mut f);
-            for (o, f) in out.as_chunks_mut::<4>().0.iter_mut().zip(f) {
-                *o = f.to_le_bytes();
-            }
+/// 16 numbers, multiplied by a factor if the type has one, to elements of `B` bytes.
+trait Encode<const B: usize> {
+    fn encode<L: Lanes>(x: L, factor: f32) -> [[u8; B]; 16];
+}
+
+impl Encode<4> for F32 {
+    #[inline(always)]
+    fn encode<L: Lanes>(x: L, _: f32) -> [[u8; 4]; 16] {
+        let mut f = [0.0; 16];
+        x.store(&mut f);
+        f.map(f32::to_le_bytes)
+    }
+}
+
+impl Encode<2> for F16 {
+    #[inline(always)]
+    fn encode<L: Lanes>(x: L, _: f32) -> [[u8; 2]; 16] {
+        let mut out = [[0; 2]; 16];
+        out.copy_from_slice(x.to_f16().as_chunks().0);
+        out
+    }
+}
+
+impl Encode<1> for I8 {
+    #[inline(always)]
+    fn encode<L: Lanes>(x: L, factor: f32) -> [[u8; 1]; 16] {
+        if factor == 0.0 {
+            return [[0]; 16];
         }
-        KvDtype::F16 => out[..32].copy_from_slice(&x.to_f16()),
-        KvDtype::I8 => {
-            if factor != 0.0 {
-                let q = x.mul(L::splat(factor)).add(L::splat(ROUNDER)).low_bytes();
-                for (o, q) in out.iter_mut().zip(q) {
-                    *o = q as u8;
-                }
-            }
+        x.mul(L::splat(factor)).add(L::splat(ROUNDER)).low_bytes().map(|q| [q as u8])
+    }
+}
+
+/// [`kv_store`] for elements of `B` bytes.
+#[inline(always)]
+fn store<L: Lanes, E: Encode<B>, const B: usize>(
+    kv: &mut KvViewMut<'_>,
+    slot: usize,
+    (k, k_factor): (&[f32], f32),
+    (v, v_factor): (&[f32], f32),
+) {
+    let hd = kv.head_dim;
+    let (keys, _) = kv.k[slot / 16 * hd * 16 * B..][..hd * 16 * B].as_chunks_mut::<B>();
+    let (values, _) = kv.v[slot * hd * B..][..hd * B].as_chunks_mut::<B>();
+    let columns = keys.chunks_exact_mut(16 * 16);
+    let full = hd / 16 * 16;
+    let parts = k.as_chunks::<16>().0.iter().zip(v.as_chunks::<16>().0).zip(values.as_chunks_mut::<16>().0);
+    for (((k, v), value), columns) in parts.zip(columns) {
+        let k = E::encode::<L>(L::load(k), k_factor);
+        *value = E::encode::<L>(L::load(v), v_factor);
+        for (column, k) in columns.as_chunks_mut::<16>().0.iter_mut().zip(k) {
+            column[slot % 16] = k;
+        }
+    }
+    if full < hd {
+        let k = E::encode::<L>(L::load_part(&k[full..], 0.0), k_factor);
+        let v = E::encode::<L>(L::load_part(&v[full..], 0.0), v_factor);
+        for i in 0..hd - full {
+            values[full + i] = v[i];
+            keys[(full + i) * 16 + slot % 16] = k[i];
         }
     }
 }

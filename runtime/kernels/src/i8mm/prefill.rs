@@ -32,8 +32,9 @@ impl Multiply for Smmla {
     }
 
     #[inline(always)]
-    fn index(row: usize, t: usize) -> usize {
-        ((row / 4 * 4 + t / 2) * 2 + row % 4 / 2) * 4 + row % 2 * 2 + t % 2
+    fn rows(sums: &Sums, t: usize) -> [[f32; 4]; 4] {
+        let at = |row: usize| ((row / 4 * 4 + t / 2) * 2 + row % 4 / 2) * 4 + row % 2 * 2 + t % 2;
+        core::array::from_fn(|quad| core::array::from_fn(|row| sums[at(4 * quad + row)]))
     }
 }
 

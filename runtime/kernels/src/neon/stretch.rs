@@ -25,8 +25,9 @@ impl Multiply for Smlal {
     }
 
     #[inline(always)]
-    fn index(row: usize, t: usize) -> usize {
-        (row / 8 * TOKENS + t) * 8 + row % 8
+    fn rows(sums: &Sums, t: usize) -> [[f32; 4]; 4] {
+        let (rows, _) = sums.as_chunks::<4>();
+        core::array::from_fn(|quad| rows[(quad / 2 * TOKENS + t) * 2 + quad % 2])
     }
 }
 
