@@ -18,8 +18,8 @@ pub struct Floor {
 pub struct Stated {
     /// Its folder's name.
     pub name: String,
-    /// Parts of what the board calls itself.
-    pub detect: Vec<String>,
+    /// Parts of what its variants call themselves.
+    pub models: Vec<String>,
     /// One for each model.
     pub floors: Vec<Floor>,
 }
@@ -46,12 +46,22 @@ impl Known {
         Ok(Self(known))
     }
 
+    /// How many boards there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The board of this folder name; without a name the one that knows most of what the board calls itself.
     pub fn find(&self, name: &str, model: &str) -> Option<&Stated> {
         if !name.is_empty() {
             return self.0.iter().find(|board| board.name == name);
         }
-        let known = |board: &Stated| board.detect.iter().filter(|part| model.contains(part.as_str())).map(String::len).max();
+        let known = |board: &Stated| board.models.iter().filter(|part| model.contains(part.as_str())).map(String::len).max();
         self.0.iter().filter(|board| known(board).is_some()).max_by_key(|board| known(board))
     }
 }
@@ -59,11 +69,9 @@ impl Known {
 impl Stated {
     fn parse(name: String, text: &str) -> Result<Self> {
         let table: toml::Table = text.parse()?;
-        let detect = match table.get("detect") {
-            Some(toml::Value::Array(parts)) => parts.iter().filter_map(|part| part.as_str().map(str::to_owned)).collect(),
-            Some(toml::Value::String(part)) => vec![part.clone()],
-            _ => Vec::new(),
-        };
+        let variants = table.get("variant").and_then(toml::Value::as_array).into_iter().flatten();
+        let models = variants.filter_map(|variant| variant.get("models")?.as_array()).flatten();
+        let models = models.filter_map(|model| model.as_str().map(str::to_owned)).collect();
         let mut floors = Vec::new();
         for (model, least) in table.get("floors").and_then(toml::Value::as_table).into_iter().flatten() {
             let least = least.as_table().with_context(|| format!("floors.{model}: need a table of numbers"))?;
@@ -71,7 +79,7 @@ impl Stated {
             let least = least.iter().filter_map(|(key, value)| Some((key.clone(), number(value)?))).collect();
             floors.push(Floor { model: model.clone(), least });
         }
-        Ok(Self { name, detect, floors })
+        Ok(Self { name, models, floors })
     }
 }
 
@@ -98,16 +106,24 @@ mod tests {
 
     #[test]
     fn floors_are_keyed_by_model() {
-        let text = "detect = [\"Raspberry Pi 5\"]\n[floors.smollm2-135m-instruct]\ndecode_tok_s = 100\nprefill_tok_s = 200.5\n";
+        let text = "[[variant]]\nmodels = [\"Raspberry Pi 5\", \"Raspberry Pi 500\"]\n[floors.smollm2-135m-instruct]\ndecode_tok_s = 100\nprefill_tok_s = 200.5\n";
         let pi5 = Stated::parse("rpi5".to_owned(), text).unwrap();
         let least = vec![("decode_tok_s".to_owned(), 100.0), ("prefill_tok_s".to_owned(), 200.5)];
         assert_eq!(pi5.floors, [Floor { model: "smollm2-135m-instruct".to_owned(), least }]);
-        let pi = Stated::parse("rpi".to_owned(), "detect = \"Raspberry\"").unwrap();
+        let pi = Stated::parse("rpi".to_owned(), "[[variant]]\nmodels = [\"Raspberry\"]").unwrap();
         let known = Known(vec![pi, pi5]);
         assert_eq!(known.find("", "Raspberry Pi 5 Model B Rev 1.0").map(|b| b.name.as_str()), Some("rpi5"));
         assert_eq!(known.find("", "Raspberry Pi 4 Model B").map(|b| b.name.as_str()), Some("rpi"));
         assert_eq!(known.find("rpi5", "").map(|b| b.name.as_str()), Some("rpi5"));
         assert_eq!(known.find("", "QEMU"), None);
         assert!(Stated::parse("x".to_owned(), "[floors]\nm = 3").is_err());
+    }
+
+    #[test]
+    fn every_board_of_the_repository_can_be_read() {
+        let boards = crate::programs::root().join("boards");
+        let folders = std::fs::read_dir(&boards).into_iter().flatten().flatten();
+        let files = folders.filter(|entry| entry.path().join("board.toml").is_file()).count();
+        assert_eq!(Known::read(&boards).unwrap().len(), files);
     }
 }

@@ -126,6 +126,7 @@ fn ci() -> Result<()> {
     steps.run("bare metal", cross::bare)?;
     steps.run("emulated arm", cross::arm)?;
     steps.run("dist", || dist::dist(&["--test"]))?;
+    steps.run("board tests", || hil::hil(&[]))?;
     steps.run("fuzz smoke", || fuzz::run_doors(&["--seconds", "5"]))?;
     steps.print();
     checks::conformance()
