@@ -23,9 +23,13 @@ fn passes_give_the_bytes_of_the_file_whatever_is_pinned() {
     let all = bytes(IMAGE);
     let order = cycle(paged(IMAGE).image());
     let every_third: Vec<usize> = order.iter().copied().step_by(3).collect();
-    for pinned in [vec![], every_third, order[1..].to_vec(), order.clone()] {
+    let cases =
+        [vec![], every_third, order[1..].to_vec(), order.clone()].into_iter().flat_map(|p| [(p.clone(), true), (p, false)]);
+    for (pinned, uring) in cases {
         let file = paged(IMAGE);
-        let pager = file.page(&plan(file.image(), &pinned), &ReadOptions::default(), false).unwrap();
+        let options = ReadOptions { uring, ..ReadOptions::default() };
+        let pager = file.page(&plan(file.image(), &pinned), &options, false).unwrap();
+        assert!(uring || pager.reader() == "threads");
         let mut stream = file.stream();
         for _ in 0..20 {
             for &i in &order {
@@ -46,7 +50,7 @@ fn tiles_and_segments_come_in_any_order() {
     let payload = file.image().superblock().payload_offset;
     let mut state = 7;
     for _ in 0..2000 {
-        if random(&mut state) % 2 == 0 {
+        if random(&mut state).is_multiple_of(2) {
             let i = order[random(&mut state) as usize % order.len()];
             assert_eq!(stream.segment(i).unwrap(), segment(&file, &all, i));
         } else {
@@ -147,5 +151,42 @@ fn a_source_that_is_not_a_file_streams_as_well() {
     let mut stream = file.stream();
     for &i in &cycle(file.image()) {
         assert_eq!(stream.segment(i).unwrap(), segment(&file, &all, i));
+    }
+}
+
+/// Passes until one fails.
+fn fails(file: &ImageFile, order: &[usize]) -> Error {
+    let mut stream = file.stream();
+    let mut pass = || order.iter().find_map(|&i| stream.segment(i).err());
+    (0..5).find_map(|_| pass()).expect("a fault that nobody saw")
+}
+
+#[test]
+fn a_file_that_is_cut_short_or_written_over_while_it_streams_is_told_of() {
+    for uring in [true, false] {
+        let path = std::env::temp_dir().join(format!("bourn-harmed-{}-{uring}.bourn", std::process::id()));
+        let whole = bytes(IMAGE);
+        std::fs::write(&path, &whole).unwrap();
+        let file = ImageFile::open(&path, StreamKind::Paged).unwrap();
+        let order = cycle(file.image());
+        let options = ReadOptions { uring, ..ReadOptions::default() };
+        let pager = file.page(&plan(file.image(), &[]), &options, false).unwrap();
+        let harm = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        harm.set_len(whole.len() as u64 - 20_000).unwrap();
+        let error = fails(&file, &order);
+        assert!(matches!(error, Error::Format(bourn_format::Error::Truncated { .. })), "{}: {error}", pager.reader());
+        // Mended, it goes on; written over, it does not.
+        std::fs::write(&path, &whole).unwrap();
+        // What was read ahead meanwhile may still fail, once.
+        let mut stream = file.stream();
+        let mut pass = || order.iter().try_for_each(|&i| stream.segment(i).map(|b| assert_eq!(b, segment(&file, &whole, i))));
+        assert!((0..10).any(|_| pass().is_ok()));
+        pass().unwrap();
+        drop(stream);
+        std::os::unix::fs::FileExt::write_all_at(&harm, &[7; 30_000], whole.len() as u64 - 30_000).unwrap();
+        let error = fails(&file, &order);
+        assert!(matches!(error, Error::Format(bourn_format::Error::Checksum { .. })), "{}: {error}", pager.reader());
+        assert!(pager.stats().rereads >= 2);
+        std::fs::remove_file(&path).unwrap();
     }
 }

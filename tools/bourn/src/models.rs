@@ -176,13 +176,7 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
             Stream::Resident => StreamKind::Resident,
         },
         isa: open.isa.clone(),
-        ram: open.ram.map(|budget| Ram {
-            budget,
-            lock: open.lock,
-            throttle: open.throttle,
-            cancel: Some(signal::flag()),
-            ..Ram::default()
-        }),
+        ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
     };
     Ok(Model::open(path, &options)?)
 }

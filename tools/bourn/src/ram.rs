@@ -57,6 +57,7 @@ pub fn json(model: &Model) -> Value {
         "prefill_block": plan.prefill_block,
         "device": pager.device(),
         "direct": pager.is_direct(),
+        "reader": pager.reader(),
         "device_mb_s": round3(pager.bandwidth() / 1e6),
         "forecast_tok_s": plan.tokens_per_second(pager.bandwidth()).map(round3),
         "read_bytes": stats.read_bytes,

@@ -75,6 +75,11 @@ pub(crate) fn quantized(model: &str, head: &str) -> Result<PathBuf> {
     Ok(gguf)
 }
 
+/// A program of llama.cpp's.
+pub(crate) fn peer(name: &str) -> Result<PathBuf> {
+    Ok(Llama::installed()?.programs.join(name))
+}
+
 /// The source of llama.cpp, out of the package.
 pub(crate) fn sources() -> Result<PathBuf> {
     let peers = cache_dir()?.join("peers");

@@ -16,6 +16,7 @@ mod hil;
 mod layers;
 mod mca;
 mod process;
+mod ram;
 mod speculate;
 
 use std::process::ExitCode;
@@ -43,6 +44,8 @@ const USAGE: &str = "usage: cargo xtask <command>
                            fuzz every door for foreign bytes, or one, N seconds each (default 60)
   fixtures                 write the fixture of the current format version anew (tests/fixtures)
   fetch-test-data          fetch real weights and tokenizers into the cache
+  ram [--cap MIB] [--rate MB] [--model NAME] [--ours | --peers]
+                           memory and speed under caps on memory and device, and llama.cpp's mapping beside (root)
   compare [--threads N] [--rounds N]
                            side by side with llama.cpp on SmolLM2-135M, in one run
   speculate [--program FILE] [--rounds N] [--generate N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
@@ -91,6 +94,7 @@ fn dispatch() -> Result<()> {
         (Some("mca"), args) => mca::analyse(args),
         (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
+        (Some("ram"), args) => ram::measure(args),
         (Some("speculate"), args) => speculate::speculation(args),
         (Some("prompt-cache"), args) => speculate::prompt_cache(args),
         (None | Some("help" | "--help" | "-h"), _) => {

@@ -54,6 +54,11 @@ impl Area {
         unsafe { std::slice::from_raw_parts(first, range.end - range.start) }
     }
 
+    /// Where `range` begins, for the system to write to; `None` if it is not inside.
+    pub fn pointer(&self, range: Range<usize>) -> Option<*mut u8> {
+        (range.start <= range.end && range.end <= self.len).then(|| self.start.wrapping_add(range.start))
+    }
+
     /// The bytes of `range` for writing; none if it is not inside.
     ///
     /// # Safety

@@ -12,6 +12,8 @@ pub mod plan;
 mod reader;
 mod schedule;
 pub mod source;
+#[cfg(target_os = "linux")]
+mod uring;
 
 pub use area::page_bytes;
 pub use pager::{PagedStream, Pager};

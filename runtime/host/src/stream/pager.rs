@@ -17,8 +17,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Threads that read: one waits for the device while the other checks what came.
-const READERS: usize = 2;
 /// Bytes after which the device's speed counts as measured.
 const MEASURED_BYTES: u64 = 24 << 20;
 /// Time after which it does too.
@@ -49,6 +47,7 @@ pub struct Pager {
     lent: AtomicBool,
     device: Option<String>,
     direct: bool,
+    reader: &'static str,
     bandwidth: f64,
 }
 
@@ -110,9 +109,11 @@ impl Pager {
             lent: AtomicBool::new(false),
             device,
             direct: false,
+            reader: "",
             bandwidth: 0.0,
         };
-        this.shared.start(READERS).map_err(|source| Error::Memory { need: this.plan.total_bytes(), source })?;
+        this.reader =
+            this.shared.start(options.uring).map_err(|source| Error::Memory { need: this.plan.total_bytes(), source })?;
         let start = Instant::now();
         this.shared.set_order(items.clone(), false);
         this.wait_all(&items, &mut |_| true)?;
@@ -152,6 +153,11 @@ impl Pager {
     /// Whether reads go past the page cache; else what they leave there is dropped at once.
     pub fn is_direct(&self) -> bool {
         self.direct
+    }
+
+    /// What reads: `io_uring` or `threads`.
+    pub fn reader(&self) -> &'static str {
+        self.reader
     }
 
     /// Bytes per second that the device delivered while the pinned segments were read.

@@ -1,7 +1,7 @@
 //! The reader: threads that fill the area as the schedule says, and the decoder's side that waits for them.
 //!
-//! Two threads read in turn: while one holds its chunk against the page sums, the other's read is under way, so that the
-//! device never waits for a checksum. An error is tried again a few times; what stays wrong goes to whoever asked for the bytes.
+//! One thread with a queue of the kernel's (`uring`), or two that take turns: while one holds its chunk against the page sums,
+//! the other's read is under way. So the device never waits for a checksum. An error is tried again a few times; what stays wrong goes to whoever asked for the bytes.
 
 #![allow(unsafe_code)]
 
@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 /// Why bytes could not be had.
 pub(crate) type Fault = Error;
 
+/// Threads that read where the kernel has no queue: one waits for the device while the other checks what came.
+const READERS: usize = 2;
 /// How often a read that failed is tried again.
 const RETRIES: u32 = 3;
 /// How often a page that does not match its sum is read again: the bus may have erred, not the flash.
@@ -82,12 +84,14 @@ pub struct ReadOptions {
     pub patience: Duration,
     /// Ends waiting when set.
     pub cancel: Option<Arc<AtomicBool>>,
+    /// Use io_uring where the kernel has it.
+    pub uring: bool,
 }
 
 impl Default for ReadOptions {
     /// No throttle, ten seconds.
     fn default() -> Self {
-        Self { throttle: None, patience: Duration::from_secs(10), cancel: None }
+        Self { throttle: None, patience: Duration::from_secs(10), cancel: None, uring: true }
     }
 }
 
@@ -234,8 +238,8 @@ impl Shared {
 
     // The readers' side.
 
-    /// The next read, waited for; `None` when closed.
-    fn next_job(&self) -> Option<Job> {
+    /// The next read, waited for if `wait` says so; `None` when closed.
+    pub fn next_job(&self, wait: bool) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -244,11 +248,20 @@ impl Shared {
             if let Some(job) = state.schedule.next_job() {
                 return Some(job);
             }
+            if !wait {
+                return None;
+            }
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn finish(&self, job: &Job, result: Result<(), Fault>) {
+    /// Whether readers are to end.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// A read has ended.
+    pub fn finish(&self, job: &Job, result: Result<(), Fault>) {
         let mut state = self.lock();
         state.schedule.finish(job, result);
         state.progress = Instant::now();
@@ -256,29 +269,49 @@ impl Shared {
         self.came.notify_all();
     }
 
-    /// Reads one chunk and holds it against its sums.
-    fn fetch(&self, job: &Job) -> Result<(), Fault> {
-        let until = self.throttle.as_ref().map(|t| t.begin(job.bytes));
+    /// A read of so many bytes begins: when it may end.
+    pub fn begin(&self, bytes: usize) -> Option<Instant> {
+        self.throttle.as_ref().map(|t| t.begin(bytes))
+    }
+
+    /// A read ends, not before `until`.
+    pub fn end(&self, job: &Job, until: Option<Instant>) {
+        if let Some(until) = until {
+            thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+        self.counters.read_bytes.fetch_add(job.bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A read is done again: because it failed or came short, or because its sums did not match.
+    pub fn count_again(&self, failed: bool) {
+        let counter = if failed { &self.counters.retries } else { &self.counters.rereads };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reads one chunk and holds it against its sums, again where that may help.
+    pub fn fetch_now(&self, job: &Job) -> Result<(), Fault> {
         // SAFETY: the schedule gives a range out once, and neither reuses it nor shows it to the decoder before `finish`.
         let bytes = unsafe { self.area.slice_mut(job.range()) };
         let mut rereads = 0;
-        let result = loop {
+        loop {
             let start = Instant::now();
             let read = self.fill(job.offset, bytes);
             add_time(&self.counters.read_ns, start);
             match read.and_then(|()| self.check(job.offset, bytes)) {
                 Err(Error::Format(bourn_format::Error::Checksum { .. })) if rereads < REREADS => {
                     rereads += 1;
-                    self.counters.rereads.fetch_add(1, Ordering::Relaxed);
+                    self.count_again(false);
                 }
                 other => break other,
             }
-        };
-        if let Some(until) = until {
-            thread::sleep(until.saturating_duration_since(Instant::now()));
         }
-        self.counters.read_bytes.fetch_add(job.bytes as u64, Ordering::Relaxed);
-        result
+    }
+
+    /// Holds the bytes of a read that has come against their sums.
+    pub fn check_job(&self, job: &Job) -> Result<(), Fault> {
+        // SAFETY: as in `fetch_now`; whoever wrote the range has ended.
+        let bytes = unsafe { self.area.slice(job.range()) };
+        self.check(job.offset, bytes)
     }
 
     /// Fills `buf` from `offset`: short reads go on, failed ones are tried again.
@@ -287,21 +320,18 @@ impl Shared {
         while done < buf.len() {
             let code = match self.source.read_at(offset + done as u64, &mut buf[done..]) {
                 Ok(n) if done + n >= buf.len() => break,
-                Ok(0) => {
-                    // The end: of a file that has been cut short, or of one that tells lies about its length.
-                    let need = offset + buf.len() as u64;
-                    let have = self.source.len().unwrap_or(offset + done as u64);
-                    if have < need {
-                        return Err(Error::Format(bourn_format::Error::Truncated { need, have }));
-                    }
-                    0
-                }
                 Ok(n) => {
                     // Direct reads go on at whole sectors.
                     let next = if self.source.is_direct() { (done + n) / SECTOR * SECTOR } else { done + n };
                     if next > done {
                         done = next;
                         continue;
+                    }
+                    // The end: of a file that has been cut short, or of one that tells lies about its length.
+                    let need = offset + buf.len() as u64;
+                    let have = self.source.len().unwrap_or(offset + done as u64);
+                    if have < need {
+                        return Err(Error::Format(bourn_format::Error::Truncated { need, have }));
                     }
                     0
                 }
@@ -312,7 +342,7 @@ impl Shared {
                 return Err(Error::Read { offset: offset + done as u64, bytes: (buf.len() - done) as u64, code });
             }
             failed += 1;
-            self.counters.retries.fetch_add(1, Ordering::Relaxed);
+            self.count_again(true);
             thread::sleep(Duration::from_millis(5 << failed));
         }
         Ok(())
@@ -329,28 +359,45 @@ impl Shared {
 
     /// Life of a reader.
     fn serve(&self) {
-        while let Some(job) = self.next_job() {
-            let result = self.fetch(&job);
+        while let Some(job) = self.next_job(true) {
+            let until = self.begin(job.bytes);
+            let result = self.fetch_now(&job);
+            self.end(&job, until);
             self.finish(&job, result);
         }
     }
 
-    /// Starts the readers.
-    pub fn start(self: &Arc<Self>, threads: usize) -> io::Result<()> {
-        for i in 0..threads {
+    /// Starts the readers: one with a queue of the kernel's where there is one and the file is read past the page cache,
+    /// else two that take turns. Returns which.
+    pub fn start(self: &Arc<Self>, uring: bool) -> io::Result<&'static str> {
+        #[cfg(target_os = "linux")]
+        if uring
+            && self.source.file().is_some()
+            && let Some(queue) = super::uring::Queue::new()
+        {
             let shared = Arc::clone(self);
-            self.lock().readers += 1;
-            let started = thread::Builder::new().name(format!("bourn-read-{i}")).stack_size(256 << 10).spawn(move || {
-                let left = Leave(&shared);
-                shared.serve();
-                drop(left);
-            });
-            if let Err(e) = started {
-                self.lock().readers -= 1;
-                return Err(e);
-            }
+            self.spawn(0, move || match shared.source.file() {
+                Some(file) => queue.serve(&shared, file),
+                None => shared.serve(),
+            })?;
+            return Ok("io_uring");
         }
-        Ok(())
+        let _ = uring;
+        for i in 0..READERS {
+            let shared = Arc::clone(self);
+            self.spawn(i, move || shared.serve())?;
+        }
+        Ok("threads")
+    }
+
+    fn spawn(self: &Arc<Self>, i: usize, serve: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        self.lock().readers += 1;
+        let started = thread::Builder::new().name(format!("bourn-read-{i}")).stack_size(256 << 10).spawn(move || {
+            let _left = Leave(&shared);
+            serve();
+        });
+        started.map(|_| ()).inspect_err(|_| self.lock().readers -= 1)
     }
 }
 

@@ -233,7 +233,7 @@ impl Schedule {
         match first {
             Some(slot) if slot.index == Some(index) => {
                 if let Some(fault) = &slot.fault {
-                    let fault = fault.clone();
+                    let fault = *fault;
                     // Asked for again, it is read again.
                     self.drop_all();
                     self.next = index;
@@ -278,7 +278,7 @@ impl Schedule {
         let Some(slot) = self.tile.as_mut() else { return Asked::Coming };
         match &slot.fault {
             Some(fault) => {
-                let fault = fault.clone();
+                let fault = *fault;
                 slot.released = true;
                 Asked::Failed(fault)
             }
