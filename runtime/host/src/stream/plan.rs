@@ -121,7 +121,7 @@ impl RamPlan {
         let least_context = options.context.unwrap_or(CONTEXT_STEP.min(max_context));
         let least_block = options.prefill_block.unwrap_or(BLOCK_STEP).min(least_context.max(1));
         let least = sizes.fixed(least_context)? + sizes.workspace(least_context, least_block)?;
-        let resident = RESIDENT_BLOCK.min(least_context);
+        let resident = options.prefill_block.unwrap_or(RESIDENT_BLOCK).min(least_context.max(1));
         let need = (least + sizes.small + sizes.least_ring)
             .min(least - sizes.workspace(least_context, least_block)? + sizes.workspace(least_context, resident)? + sizes.all);
         if need > options.budget {
