@@ -1,9 +1,11 @@
 //! The operating-system shell: where images come from, who shares out the rows, what this machine is.
 //!
 //! Modules in path order: [`stream`] (image bytes, mapped, resident or paged) → [`pool`] (persistent workers) → [`session`] (the
-//! core's session with its memory) → [`machine`] (cores, caches, bandwidths) → [`calibrate`] (how many threads help).
+//! core's session with its memory) → [`machine`] (cores, caches, bandwidths) → [`board`] (what is known of it, what it should reach, what
+//! slows it down) → [`calibrate`] (how many threads help).
 #![deny(unsafe_code)]
 
+pub mod board;
 pub mod calibrate;
 mod error;
 pub mod machine;

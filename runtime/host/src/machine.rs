@@ -28,15 +28,19 @@ pub struct Cores {
     pub name: String,
     /// How many.
     pub count: usize,
+    /// How many of them this process may run on.
+    pub usable: usize,
     /// Highest clock, 0 if unknown.
     pub max_khz: u64,
 }
 
 /// The machine as the operating system describes it. What it does not tell is empty or 0.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Machine {
     /// Board or product name.
     pub board: String,
+    /// What the device tree says it is compatible with, the most special first.
+    pub compatible: Vec<String>,
     /// Kinds of cores, in the system's order.
     pub cores: Vec<Cores>,
     /// Cores that this process may use.
@@ -52,20 +56,25 @@ pub struct Machine {
 impl Machine {
     /// Asks the operating system.
     pub fn detect() -> Self {
-        let cpuinfo = read("/proc/cpuinfo");
-        let board = [read("/proc/device-tree/model"), read("/sys/class/dmi/id/product_name")]
-            .into_iter()
-            .map(|s| s.trim_matches(['\0', '\n', ' ']).to_owned())
-            .find(|s| !s.is_empty())
-            .unwrap_or_default();
-        let meminfo = read("/proc/meminfo");
+        Self::detect_in(Path::new("/"))
+    }
+
+    /// The same of the `/proc` and `/sys` that lie under `root`: those of another machine, or a test's.
+    pub fn detect_in(root: &Path) -> Self {
+        let product = [root.join("proc/device-tree/model"), root.join("sys/class/dmi/id/product_name")];
+        let product = product.iter().map(|path| read(path).trim_matches(['\0', '\n', ' ']).to_owned());
+        let compatible = read(&root.join("proc/device-tree/compatible"));
+        let cores = kinds_of_cores(root, &allowed_cores(&read(&root.join("proc/self/status"))));
+        let meminfo = read(&root.join("proc/meminfo"));
         let total = kib_field(&meminfo, "MemTotal:");
-        let limit = read("/sys/fs/cgroup/memory.max").trim().parse().unwrap_or(u64::MAX);
+        let limit = number(&root.join("sys/fs/cgroup/memory.max")).unwrap_or(u64::MAX);
         Self {
-            board,
-            cores: kinds_of_cores(&cpuinfo),
-            usable: usable_cores(),
-            caches: caches(),
+            board: product.into_iter().find(|name| !name.is_empty()).unwrap_or_default(),
+            compatible: compatible.split('\0').map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect(),
+            // A quota of a control group counts too, but only of the group this process is in.
+            usable: if root == Path::new("/") { usable_cores() } else { cores.iter().map(|c| c.usable).sum::<usize>().max(1) },
+            cores,
+            caches: caches(root),
             memory_bytes: total.min(limit),
             available_bytes: kib_field(&meminfo, "MemAvailable:").min(limit),
         }
@@ -147,12 +156,12 @@ pub fn usable_cores() -> usize {
 
 /// Largest resident size of this process so far, 0 if the system does not tell.
 pub fn peak_rss_bytes() -> u64 {
-    kib_field(&read("/proc/self/status"), "VmHWM:")
+    kib_field(&read(Path::new("/proc/self/status")), "VmHWM:")
 }
 
 /// Resident size of this process now, 0 if the system does not tell.
 pub fn rss_bytes() -> u64 {
-    kib_field(&read("/proc/self/status"), "VmRSS:")
+    kib_field(&read(Path::new("/proc/self/status")), "VmRSS:")
 }
 
 /// Starts [`peak_rss_bytes`] again from the present size; whether the system did.
@@ -160,8 +169,29 @@ pub fn reset_peak_rss() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
 }
 
-fn read(path: &str) -> String {
+/// The text of a file; empty if there is none.
+pub(crate) fn read(path: &Path) -> String {
     fs::read(path).map(|b| String::from_utf8_lossy(&b).into_owned()).unwrap_or_default()
+}
+
+/// The number that a file holds, if it holds one.
+pub(crate) fn number(path: &Path) -> Option<u64> {
+    read(path).trim().parse().ok()
+}
+
+/// The device that a file lies on, as the system names it (`mmcblk0p2`), and whether it turns.
+///
+/// # Errors
+/// When there is no such file or it lies on no device.
+#[cfg(target_os = "linux")]
+pub fn device_of(path: &Path) -> io::Result<(String, bool)> {
+    use std::os::linux::fs::MetadataExt;
+    let device = fs::metadata(path)?.st_dev();
+    let block = Path::new("/sys/dev/block").join(format!("{}:{}", libc::major(device), libc::minor(device)));
+    let name = fs::read_link(&block)?.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    // A partition's queue is its disk's.
+    let turns = [block.join("queue/rotational"), block.join("../queue/rotational")].iter().find_map(|path| number(path));
+    Ok((name, turns == Some(1)))
 }
 
 /// The number of KiB after `key` at the start of a line, in bytes.
@@ -192,7 +222,17 @@ const ARM_PARTS: [(u32, &str); 18] = [
     (0xd4f, "Neoverse-V2"),
 ];
 
-fn kinds_of_cores(cpuinfo: &str) -> Vec<Cores> {
+/// The numbers of the cores that `/proc/self/status` allows; all, if it does not say.
+fn allowed_cores(status: &str) -> Option<Vec<usize>> {
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+    let range = |part: &str| {
+        let (a, b) = part.split_once('-').unwrap_or((part, part));
+        Some(a.trim().parse::<usize>().ok()?..=b.trim().parse::<usize>().ok()?.min(1 << 16))
+    };
+    Some(list.split(',').filter_map(range).flatten().collect())
+}
+
+fn kinds_of_cores(root: &Path, allowed: &Option<Vec<usize>>) -> Vec<Cores> {
     let field = |block: &str, key: &str| {
         block.lines().find_map(|l| {
             let (k, v) = l.split_once(':')?;
@@ -200,8 +240,8 @@ fn kinds_of_cores(cpuinfo: &str) -> Vec<Cores> {
         })
     };
     let mut kinds: Vec<Cores> = Vec::new();
-    for block in cpuinfo.split("\n\n") {
-        let Some(number) = field(block, "processor") else { continue };
+    for block in read(&root.join("proc/cpuinfo")).split("\n\n") {
+        let Some(processor) = field(block, "processor") else { continue };
         let part = field(block, "CPU part").and_then(|p| u32::from_str_radix(p.trim_start_matches("0x"), 16).ok());
         let name = match (part, field(block, "model name")) {
             (Some(part), _) => match ARM_PARTS.iter().find(|(p, _)| *p == part) {
@@ -211,19 +251,21 @@ fn kinds_of_cores(cpuinfo: &str) -> Vec<Cores> {
             (None, Some(name)) => name,
             (None, None) => "unknown".to_owned(),
         };
-        let max_khz = read(&format!("/sys/devices/system/cpu/cpu{number}/cpufreq/cpuinfo_max_freq")).trim().parse().unwrap_or(0);
+        let clock = root.join(format!("sys/devices/system/cpu/cpu{processor}/cpufreq/cpuinfo_max_freq"));
+        let max_khz = number(&clock).unwrap_or(0);
+        let allowed = allowed.as_ref().is_none_or(|list| processor.parse().is_ok_and(|n| list.contains(&n)));
         match kinds.iter_mut().find(|k| k.name == name && k.max_khz == max_khz) {
-            Some(kind) => kind.count += 1,
-            None => kinds.push(Cores { name, count: 1, max_khz }),
+            Some(kind) => (kind.count, kind.usable) = (kind.count + 1, kind.usable + usize::from(allowed)),
+            None => kinds.push(Cores { name, count: 1, usable: usize::from(allowed), max_khz }),
         }
     }
     kinds
 }
 
-fn caches() -> Vec<Cache> {
-    let base = "/sys/devices/system/cpu/cpu0/cache";
+fn caches(root: &Path) -> Vec<Cache> {
+    let base = root.join("sys/devices/system/cpu/cpu0/cache");
     let of = |i: usize| {
-        let get = |what: &str| read(&format!("{base}/index{i}/{what}")).trim().to_owned();
+        let get = |what: &str| read(&base.join(format!("index{i}/{what}"))).trim().to_owned();
         let size = get("size");
         let digits = size.trim_end_matches(['K', 'M']);
         let unit = if size.ends_with('M') { 1 << 20 } else { 1 << 10 };
@@ -250,13 +292,6 @@ fn cpu_list_len(list: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_the_cores_of_a_big_little_chip() {
-        let text = "processor\t: 9990\nCPU part\t: 0xd05\n\nprocessor\t: 9991\nCPU part\t: 0xd05\n\nprocessor : 9992\nCPU part : 0xd0b\n\nprocessor : 9993\nCPU part : 0xfff\n";
-        let kinds: Vec<_> = kinds_of_cores(text).into_iter().map(|c| (c.name, c.count)).collect();
-        assert_eq!(kinds, [("Cortex-A55".to_owned(), 2), ("Cortex-A76".to_owned(), 1), ("Arm part 0xfff".to_owned(), 1)]);
-    }
 
     #[test]
     fn counts_cores_of_a_list() {

@@ -436,9 +436,18 @@ pub struct Bench {
 /// `bourn board`
 #[derive(Args, Debug)]
 pub struct Board {
-    /// Measure how fast this file is read past the page cache
+    /// Measure how fast this file is read past the page cache [default: the largest image in the cache]
     #[arg(long, value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// Predict the speed of this image or catalogue name instead of the whole catalogue's
+    #[arg(long, value_name = "MODEL")]
+    pub image: Option<String>,
+    /// Predictions for every board that is known, as Markdown
+    #[arg(long, conflicts_with_all = ["json", "file", "image", "root"])]
+    pub table: bool,
+    /// Describe the machine whose /proc and /sys were copied to this folder; nothing is measured
+    #[arg(long, value_name = "DIR", hide_short_help = true, conflicts_with = "file")]
+    pub root: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

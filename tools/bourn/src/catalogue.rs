@@ -1,6 +1,7 @@
 //! The models that a name is enough for: `models/<name>/model.toml`, built in.
 
 use anyhow::{Context, Result};
+use bourn_host::board::predict::{Weights, Work};
 use serde::Deserialize;
 
 /// The built-in texts, in the order they are listed.
@@ -61,11 +62,12 @@ pub struct Shape {
 }
 
 impl Shape {
-    /// Bytes that a token reads with a 4-bit body and an 8-bit head.
-    pub fn q4_bytes_per_token(&self) -> u64 {
+    /// What a token asks of a machine with a 4-bit body of fitted levels and an 8-bit head.
+    pub fn q4_work(&self) -> Work {
         let attention = self.hidden * self.head_dim * 2 * (self.heads + self.kv_heads);
         let body = self.layers * (attention + 3 * self.hidden * self.ffn);
-        (body * 9 + self.vocab * self.hidden * 17) / 16
+        let head = self.vocab * self.hidden;
+        Work { bytes: (body * 9 + head * 17) / 16, body, body_as: Weights::Fitted, head, head_as: Weights::Bytes }
     }
 }
 
@@ -144,7 +146,7 @@ mod tests {
     fn predicts_the_bytes_of_the_field_notes() {
         // field notes: SmolLM2-135M 60 + 30 MB, Gemma-3-270M 56 + 178 MB per token.
         for (name, mb) in [("smollm2-135m-instruct", 90.0), ("gemma-3-270m", 234.0)] {
-            let predicted = find(name).unwrap().unwrap().shape.q4_bytes_per_token() as f64 / 1e6;
+            let predicted = find(name).unwrap().unwrap().shape.q4_work().bytes as f64 / 1e6;
             assert!((predicted / mb - 1.0).abs() < 0.02, "{name}: {predicted}");
         }
     }

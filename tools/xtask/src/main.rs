@@ -15,6 +15,7 @@ mod fuzz;
 mod hil;
 mod layers;
 mod mca;
+mod predict;
 mod process;
 mod ram;
 mod speculate;
@@ -56,8 +57,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   arm-cost [--cpu CPU]... [--model NAME] [--ours-only] [--recount] [--profile] [--json]
                            instructions per token on emulated ARM cores, ours and llama.cpp's against the bars;
                            --profile: which functions of ours a generated token goes through
-  mca [--program FILE] [--list] [--schedule CORE] [--json]
+  mca [--program FILE] [--list] [--schedule CORE] [--write] [--json]
                            cycles of the kernels' inner loops on the boards' cores, by LLVM's analyser, against the bars
+  predict [--check]        write docs/boards.md's tables of what every board should reach, or check them
   baseline PROGRAM         check that an ARM program needs no more than Armv8.0 where nothing asked the CPU";
 
 fn main() -> ExitCode {
@@ -92,6 +94,8 @@ fn dispatch() -> Result<()> {
         (Some("fetch-test-data"), []) => data::fetch(),
         (Some("arm-cost"), args) => arm_cost::count(args),
         (Some("mca"), args) => mca::analyse(args),
+        (Some("predict"), []) => predict::predict(false),
+        (Some("predict"), ["--check"]) => predict::predict(true),
         (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
         (Some("ram"), args) => ram::measure(args),

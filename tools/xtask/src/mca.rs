@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::arm_cost::build_bourn;
 use crate::cross::{Toolchain, apt_install};
 use crate::disassembly::{self, Function};
-use crate::process::{command, find};
+use crate::process::{command, find, root};
 use inner::{Inner, Kind};
 
 const MCA: &str = "llvm-mca-19";
@@ -54,15 +54,23 @@ struct Figure {
     bound: f64,
 }
 
-/// `[--program FILE] [--list] [--schedule CORE] [--json]`
+/// What predictions are made from: one source for `bourn board` and the tables in docs.
+const TABLE: &str = "boards/cycles.toml";
+const TABLE_HEAD: &str =
+    "# Cycles per 32 products of bytes in the kernels' inner loops, by tier and by the core as LLVM names it.
+# Written by `cargo xtask mca --write`; all loads hit the L1 cache.
+";
+
+/// `[--program FILE] [--list] [--schedule CORE] [--write] [--json]`
 pub fn analyse(args: &[&str]) -> Result<()> {
-    let (mut program, mut list, mut schedule, mut as_json) = (None, false, None, false);
+    let (mut program, mut list, mut schedule, mut as_json, mut write) = (None, false, None, false, false);
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
         match arg {
             "--program" => program = Some(PathBuf::from(args.next().context("--program needs a file")?)),
             "--schedule" => schedule = Some(*args.next().context("--schedule needs a core")?),
             "--list" => list = true,
+            "--write" => write = true,
             "--json" => as_json = true,
             other => bail!("no such option: {other}"),
         }
@@ -101,6 +109,10 @@ pub fn analyse(args: &[&str]) -> Result<()> {
     if results.is_empty() {
         bail!("{}: no function of bourn_kernels has a loop with products of bytes", program.display());
     }
+    if write {
+        std::fs::write(root().join(TABLE), table(&results)).context(TABLE)?;
+        eprintln!("wrote {TABLE}; `cargo xtask predict` brings docs/boards.md up to date");
+    }
     if as_json {
         let rows: Vec<Value> = results.iter().map(row_json).collect();
         println!("{}", json!({ "unit": "cycles per 32 products", "loops": rows }));
@@ -131,6 +143,23 @@ fn print(results: &[Row]) {
         let (llama, bar) = (number(known.llama), number(known.bar));
         println!("{:<8} {:<16} {:<12} {cycles:>7.2} {llama:>10} {bar:>6} {verdict}", known.tier, known.kind.name(), known.core);
     }
+}
+
+/// The results as [`TABLE`] holds them.
+fn table(results: &[Row]) -> String {
+    let mut text = TABLE_HEAD.to_owned();
+    for tier in TIERS {
+        for (i, (core, _)) in CORES.iter().enumerate() {
+            let of_tier: Vec<&Row> = results.iter().filter(|row| row.0 == tier).collect();
+            if !of_tier.is_empty() {
+                text += &format!("\n[{tier}.{core}]\n");
+            }
+            for (_, kind, _, _, figures) in of_tier {
+                text += &format!("{} = {:.2}\n", kind.name().replace(' ', "-"), figures[i].cycles);
+            }
+        }
+    }
+    text
 }
 
 impl Known {
