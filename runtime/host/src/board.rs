@@ -5,6 +5,7 @@ pub mod predict;
 
 use crate::machine::Machine;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 /// The built-in texts.
@@ -45,9 +46,9 @@ pub struct Board {
     pub storage: Vec<Storage>,
     /// How many threads are best.
     pub threads: BestThreads,
-    /// Speeds below which a board test fails.
-    #[serde(default, rename = "floor")]
-    pub floors: Vec<Floor>,
+    /// Speeds below which a board test fails: by name of a catalogue model, keys of `bourn bench --json` and the least they may be.
+    #[serde(default)]
+    pub floors: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 /// One model of a board.
@@ -113,18 +114,6 @@ pub struct BestThreads {
     pub prefill: usize,
 }
 
-/// The least a board test accepts, in tokens per second.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Floor {
-    /// Name in the catalogue, 4-bit body and 8-bit head.
-    pub model: String,
-    /// Decode.
-    pub decode: f64,
-    /// Prefill of 128 tokens or more.
-    pub prefill: f64,
-}
-
 /// How a machine was recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
@@ -157,13 +146,21 @@ pub fn by_name(name: &str) -> Option<&'static Board> {
     all().iter().find(|board| board.name == name)
 }
 
+/// The board, and the model of it, that calls itself so in its device tree.
+pub fn by_model(model: &str) -> Option<(&'static Board, &'static Variant)> {
+    let fits = |variant: &Variant| variant.models.iter().filter(|start| model.starts_with(*start)).map(String::len).max();
+    let fitting = variants().filter_map(|(board, variant)| Some((fits(variant)?, board, variant)));
+    fitting.max_by_key(|found| found.0).map(|(_, board, variant)| (board, variant))
+}
+
+fn variants() -> impl Iterator<Item = (&'static Board, &'static Variant)> {
+    all().iter().flat_map(|board| board.variants.iter().map(move |variant| (board, variant)))
+}
+
 /// The board that a machine is, if it is known: the longest model that fits, else what it is compatible with, else, where there is no
 /// device tree at all, the only board with such cores.
 pub fn find(machine: &Machine) -> Option<Found> {
-    let variants = || all().iter().flat_map(|board| board.variants.iter().map(move |variant| (board, variant)));
-    let fits = |variant: &Variant| variant.models.iter().filter(|m| machine.board.starts_with(*m)).map(String::len).max();
-    let by_model = variants().filter_map(|(board, variant)| Some((fits(variant)?, board, variant))).max_by_key(|found| found.0);
-    if let Some((_, board, variant)) = by_model {
+    if let Some((board, variant)) = by_model(&machine.board) {
         return Some(Found { board, variant, by: By::Model });
     }
     // The first entries say the most.

@@ -1,5 +1,6 @@
 //! What must hold on every board. Each test of a program that runs there is a test here, by the same name.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -254,8 +255,7 @@ fn speed(board: &Arc<Board>, spec: &Spec) -> Result<Vec<Trial>> {
         return Ok(vec![skipped("speed", "emulated")]);
     }
     let name = std::env::var("BOURN_BOARD_NAME").unwrap_or_default();
-    let known = floors::Known::read(&programs::root().join("boards"))?;
-    let Some(found) = known.find(&name, board.model()) else {
+    let Some(found) = floors::stated(&name, board.model()) else {
         println!(
             "speed: no boards/*/board.toml knows a board that calls itself {:?} (BOURN_BOARD_NAME names one)",
             board.model()
@@ -265,24 +265,24 @@ fn speed(board: &Arc<Board>, spec: &Spec) -> Result<Vec<Trial>> {
     if found.floors.is_empty() {
         return Ok(vec![skipped("speed", "no floors stated")]);
     }
-    let trial_of = |floor: &floors::Floor| match floors::image(&floor.model) {
-        Err(reason) => skipped(&format!("speed::{}", floor.model), &reason),
+    let trial_of = |(model, least): (&'static String, &'static BTreeMap<String, f64>)| match floors::image(model) {
+        Err(reason) => skipped(&format!("speed::{model}"), &reason),
         Ok(image) => {
-            let (board, floor) = (Arc::clone(board), floor.clone());
-            trial(format!("speed::{}", floor.model), move || reaches(&board, &floor, &image))
+            let board = Arc::clone(board);
+            trial(format!("speed::{model}"), move || reaches(&board, model, least, &image))
         }
     };
     Ok(found.floors.iter().map(trial_of).collect())
 }
 
-fn reaches(board: &Board, floor: &floors::Floor, image: &std::path::Path) -> Result<()> {
-    let name = format!("{}.bourn", floor.model);
+fn reaches(board: &Board, model: &str, least: &BTreeMap<String, f64>, image: &std::path::Path) -> Result<()> {
+    let name = format!("{model}.bourn");
     board.copy(image, &name)?;
     let args = ["bench", &name, "--prompt", "128", "--generate", "64", "--repeat", "3", "--json", "--quiet"];
     let found: Value = serde_json::from_str(&board.run("bourn", &args, &[])?.success("bourn bench")?)?;
-    for (key, need) in &floor.least {
+    for (key, need) in least {
         let have = found[key].as_f64().with_context(|| format!("bourn bench names no {key}"))?;
-        println!("{}: {key} {have} (at least {need})", floor.model);
+        println!("{model}: {key} {have} (at least {need})");
         ensure!(have >= *need, "{key}: need at least {need}, found {have}");
     }
     Ok(())

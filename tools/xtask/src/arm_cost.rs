@@ -143,7 +143,8 @@ pub(crate) fn build_bourn(toolchain: &Toolchain) -> Result<PathBuf> {
 fn bourn_args(image: &Path, prompt: usize, generate: usize) -> Vec<String> {
     // Ids of every catalogue model's vocabulary; the counts do not depend on which.
     let ids: Vec<String> = (0..prompt).map(|i| (i * 7919 % 49_152).to_string()).collect();
-    let fixed = ["--ignore-eos", "--threads", "1", "--context", "512", "--temperature", "0", "--json", "--ids"];
+    let fixed =
+        ["--ignore-eos", "--threads", "1", "--context", "512", "--temperature", "0", "--json", "--speculate", "off", "--ids"];
     let mut args = vec!["run".to_owned(), image.display().to_string()];
     args.extend(fixed.map(str::to_owned));
     args.extend([ids.join(","), "-n".to_owned(), generate.to_string()]);

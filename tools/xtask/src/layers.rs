@@ -37,7 +37,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-pack", may_use: PACK, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-cli", may_use: TOP, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-oracle", may_use: TOP, no_alloc: false, may_unsafe: false },
-    Layer { name: "bourn-hil", may_use: &[], no_alloc: false, may_unsafe: false },
+    Layer { name: "bourn-hil", may_use: &["bourn-host"], no_alloc: false, may_unsafe: false },
     Layer { name: "xtask", may_use: &[], no_alloc: false, may_unsafe: false },
 ];
 

@@ -42,7 +42,8 @@ const KNOWN: &[Known] = &[
     Known { kind: Kind::DecodeLinear, tier: "neon", core: "cortex-a57", bar: Some(5.0), llama: Some(12.0) },
     Known { kind: Kind::DecodeLinear, tier: "dotprod", core: "neoverse-n1", bar: Some(2.3), llama: Some(3.13) },
     Known { kind: Kind::DecodeBytes, tier: "dotprod", core: "neoverse-n1", bar: None, llama: Some(2.25) },
-    Known { kind: Kind::PrefillLinear, tier: "dotprod", core: "neoverse-n1", bar: None, llama: Some(1.66) },
+    // llama.cpp's takes 4-bit weights; ours multiplies bytes, to which 4-bit weights are unpacked once for all tokens of a block.
+    Known { kind: Kind::PrefillBytes, tier: "dotprod", core: "neoverse-n1", bar: None, llama: Some(1.66) },
 ];
 
 /// What a core makes of a loop.

@@ -9,7 +9,10 @@ use bourn_format::{Dtype, Image, Role};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-static CYCLES: LazyLock<BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>> =
+/// Cycles by the name of a loop, for each core as LLVM names it, for each tier.
+type Cycles = BTreeMap<String, BTreeMap<String, BTreeMap<String, f64>>>;
+
+static CYCLES: LazyLock<Cycles> =
     LazyLock::new(|| toml::from_str(include_str!("../../../../boards/cycles.toml")).unwrap_or_default());
 
 /// How weights are multiplied.
@@ -110,9 +113,10 @@ pub fn cycles(core: &str, tier: &str, weights: Weights, phase: Phase) -> Option<
         Weights::Fitted => "fitted",
         Weights::Bytes => "int8",
     };
-    let phase = match phase {
-        Phase::Decode => "decode",
-        Phase::Prefill => "prefill",
+    // A tier may unpack 4-bit weights once for a block of tokens, and then multiply bytes.
+    let loops = match phase {
+        Phase::Decode => vec![format!("{weights}-decode")],
+        Phase::Prefill => vec![format!("{weights}-prefill"), "int8-prefill".to_owned()],
     };
     // What a tier does not write anew it has from the one below.
     let tiers: &[&str] = match tier {
@@ -121,7 +125,10 @@ pub fn cycles(core: &str, tier: &str, weights: Weights, phase: Phase) -> Option<
         "neon" => &["neon"],
         _ => &[],
     };
-    tiers.iter().find_map(|tier| CYCLES.get(*tier)?.get(model)?.get(&format!("{weights}-{phase}")).copied())
+    tiers.iter().find_map(|tier| {
+        let of_core = CYCLES.get(*tier)?.get(model)?;
+        loops.iter().find_map(|name| of_core.get(name).copied())
+    })
 }
 
 #[cfg(test)]

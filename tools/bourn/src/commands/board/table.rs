@@ -71,3 +71,25 @@ fn tokens(out: &mut String, board: &Board, variant: &Variant) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_floor_is_above_what_is_predicted() {
+        for board in board::all() {
+            for (model, floors) in &board.floors {
+                let work = catalogue::find(model).unwrap().expect("a model of the catalogue").shape.q4_work();
+                for variant in &board.variants {
+                    let place = Place::on(&board.cores[0], variant, board.threads.decode, board.threads.prefill);
+                    let outlook = place.outlook(&work);
+                    for (key, predicted) in [("decode_tok_s", outlook.decode()), ("prefill_tok_s", outlook.prefill)] {
+                        let floor = floors.get(key).copied().unwrap_or(0.0);
+                        assert!(predicted.is_some_and(|p| floor < p), "{}: {model}: {key} {floor}, {predicted:?}", variant.title);
+                    }
+                }
+            }
+        }
+    }
+}
