@@ -106,9 +106,15 @@ pub fn prompt_cache(args: &[&str]) -> Result<()> {
         if file.exists() {
             std::fs::remove_file(&file)?;
         }
-        let system = house(|text| Ok(arguments.run(model, &["-n", "1", "--system", text, "Hello"])?["prompt_tokens"].as_u64()))?;
+        let system = house(|text| {
+            let mut tokenize = command(&arguments.program);
+            let ids: Value = serde_json::from_str(&output(tokenize.args(["--quiet", "tokenize", model, "--json", text]))?)?;
+            Ok(ids["ids"].as_array().map_or(0, |ids| ids.len() as u64))
+        })?;
         let ask = |question: &str, cache: Option<&Path>| {
-            let mut args = vec!["-n", "2", "--temperature", "0", "--system", &system, question];
+            // As bare text: a base model has no template that would place a system prompt.
+            let prompt = format!("{system}\nQuestion: {question}\nAnswer:");
+            let mut args = vec!["-n", "2", "--temperature", "0", "--raw", &prompt];
             let cache = cache.map(|path| path.to_string_lossy().into_owned());
             args.extend(cache.iter().flat_map(|path| ["--prompt-cache", path]));
             arguments.run(model, &args)
@@ -138,15 +144,14 @@ pub fn prompt_cache(args: &[&str]) -> Result<()> {
 }
 
 /// A system prompt of just over 2 000 tokens: the devices of a house, as many as it takes.
-fn house(tokens: impl Fn(&str) -> Result<Option<u64>>) -> Result<String> {
+fn house(tokens: impl Fn(&str) -> Result<u64>) -> Result<String> {
     let mut text = "You answer questions about this house. It has these devices:\n".to_owned();
     let kinds = [("lamp", "is on"), ("heater", "is set to degrees"), ("window", "is shut"), ("socket", "draws watts")];
     let rooms = ["kitchen", "hall", "cellar", "attic", "bedroom", "bathroom", "study", "garage", "pantry"];
     for i in 0.. {
         let ((kind, state), room) = (kinds[i * 7 % kinds.len()], rooms[i * 5 % rooms.len()]);
         text += &format!("- The {kind} {} in the {room} {state} {}.\n", i + 1, (i * 37 + 11) % 100);
-        // Counting costs a run: only where it is near.
-        if i >= 100 && i % 5 == 0 && tokens(&text)?.is_some_and(|n| n > PREFIX + 30) {
+        if i >= 100 && i % 5 == 0 && tokens(&text)? > PREFIX {
             break;
         }
     }
