@@ -56,6 +56,25 @@ fn quantized_products_have_the_bits_of_scalar() {
 }
 
 #[test]
+fn long_rows_have_the_bits_of_scalar() {
+    let mut r = Random::new(7);
+    // Rows unpacked in several stretches; vectors taken in several passes; rows too long for that.
+    for (dtype, cols, n) in [(Q4, 1600, 21), (Q4M, 1600, 9), (Q4M, 8256, 12), (Q8, 8256, 11), (Q4, 16_448, 4)] {
+        let w = Matrix::random(&mut r, dtype, 1, cols);
+        let x = Activations::quantize(scalar(), &r.floats(n * cols, 3.0), cols);
+        let want = mul(scalar(), &w.view(), &x.view(), 1);
+        for k in others() {
+            assert_same(
+                k.isa,
+                &format!("mul_quantized {} 16x{cols} n={n}", dtype.name()),
+                &mul(k, &w.view(), &x.view(), 1),
+                &want,
+            );
+        }
+    }
+}
+
+#[test]
 fn prefill_has_the_bits_of_decode() {
     let mut r = Random::new(2);
     for dtype in [Q4, Q4M, Q8] {
