@@ -165,8 +165,9 @@ impl RamPlan {
         let free = options.budget.saturating_sub(sizes.fixed(context)? + sizes.workspace(context, block)?);
         // A sixth for the ring, between two and four of the largest segments.
         let wanted = (options.budget / 6).min(4 * sizes.largest).max(sizes.least_ring);
-        let ring = wanted.min(free.saturating_sub(sizes.small)).max(sizes.least_ring) / PAGE as u64 * PAGE as u64;
-        sizes.plan(context, block, ring, free.saturating_sub(ring))
+        let ring = wanted.min(free.saturating_sub(sizes.small)).max(sizes.least_ring);
+        // Pages of the file: rounded only here, so that more memory never leaves less room.
+        sizes.plan(context, block, ring / PAGE as u64 * PAGE as u64, free.saturating_sub(ring))
     }
 
     /// Bytes of all tiles that are kept.
