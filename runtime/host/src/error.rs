@@ -52,7 +52,16 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
-    /// Weights could not be read, or an option is outside what the image allows.
+    /// Weights could not be read from the device.
+    Device {
+        /// The file.
+        path: PathBuf,
+        /// The block device, where the system tells.
+        device: String,
+        /// What was needed and what was found, and where.
+        source: bourn_core::Error,
+    },
+    /// An option is outside what the image allows.
     Core(bourn_core::Error),
 }
 
@@ -69,6 +78,7 @@ impl fmt::Display for Error {
             Self::Lock { bytes, limit, source } => {
                 write!(f, "memory cannot be locked: need {bytes} bytes, RLIMIT_MEMLOCK allows {limit}: {source}")
             }
+            Self::Device { path, device, source } => write!(f, "{} on {device}: {source}", path.display()),
             Self::Core(source) => source.fmt(f),
         }
     }
@@ -80,7 +90,7 @@ impl std::error::Error for Error {
             Self::Io { source, .. } => Some(source),
             Self::Image { source, .. } => Some(source),
             Self::Memory { source, .. } | Self::Lock { source, .. } => Some(source),
-            Self::Core(source) => Some(source),
+            Self::Device { source, .. } | Self::Core(source) => Some(source),
             Self::Ram { .. } | Self::RamSession { .. } => None,
         }
     }

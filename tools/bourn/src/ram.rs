@@ -28,11 +28,13 @@ pub fn forecast(model: &Model) -> Option<String> {
     let device = pager.device().unwrap_or("the file");
     Some(match plan.tokens_per_second(pager.bandwidth()) {
         Some(speed) => format!(
-            "streams {} per token from {device} at {}/s{}: about {} tok/s; {context}",
+            "streams {} per token from {device} at {}/s{}: about {} tok/s; {context}{}",
             bytes(plan.streamed_bytes),
             bytes(pager.bandwidth() as u64),
             if pager.is_direct() { "" } else { " (through the page cache)" },
             rate(speed),
+            // A pass that verifies drafts reads the same bytes.
+            if plan.logit_rows >= 4 { format!("; 4-token verification: at most {}", rate(4.0 * speed)) } else { String::new() },
         ),
         None => format!("streams nothing: {} of weights fit in memory; {context}", bytes(plan.pinned_bytes)),
     })

@@ -86,3 +86,40 @@ fn what_is_pinned_can_be_locked() {
     // Machines differ in what they allow: either it works, or the limit is named.
     assert!(out.status.success() || said.contains("RLIMIT_MEMLOCK allows"), "{said}");
 }
+
+#[test]
+fn damage_is_told_with_file_and_device_wherever_it_is_met() {
+    let whole = std::fs::read(fixture()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("damaged.bourn").to_str().unwrap().to_owned();
+    let mut damaged = whole.clone();
+    let at = whole.len() - 40_000;
+    damaged[at] ^= 1;
+    std::fs::write(&image, damaged).unwrap();
+    for budget in [smallest(&image), 1 << 30] {
+        let args = ["run", &image, "--ids", "1,2,3", "-n", "4", "--context", "48", "--quiet", "--ram", &budget.to_string()];
+        let (status, said) = failure(&args);
+        assert_eq!(status, 1);
+        let (place, what) = said.split_once(" on ").unwrap_or_else(|| panic!("{said}"));
+        assert!(place.contains("damaged.bourn") && what.contains("is corrupt: checksum"), "{said}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_the_wait_for_a_slow_device() {
+    use std::process::Stdio;
+    use std::time::{Duration, Instant};
+    let image = &fixture();
+    let least = smallest(image).to_string();
+    // Some twenty seconds for each token.
+    let args = ["run", image, "--ids", "1", "--ignore-eos", "--context", "48", "--ram", &least, "--throttle", "10K"];
+    let mut child = support::bourn(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let start = Instant::now();
+    let killed = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), Some(130));
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}

@@ -47,8 +47,10 @@ pub fn measure(args: &[&str]) -> Result<()> {
     run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))?;
     let bourn = target_dir().join("release/bourn");
     if ours {
-        println!("| model | cap MiB | throttle MB/s | peak MiB | device MB/s | MB per token | tok/s | of the bound |");
-        println!("|---|---|---|---|---|---|---|---|");
+        println!(
+            "| model | cap MiB | throttle MB/s | peak MiB | resident MiB | device MB/s | MB per token | tok/s | of the bound |"
+        );
+        println!("|---|---|---|---|---|---|---|---|---|");
         for (name, image) in [("gemma-3-270m", gemma(&bourn)), ("qwen3-0.6b", qwen3(&bourn))] {
             if !wanted(name) {
                 continue;
@@ -59,10 +61,11 @@ pub fn measure(args: &[&str]) -> Result<()> {
                 for &rate in if cap == 0 { &[0][..] } else { &rates } {
                     let r = bourn_run(&bourn, &image, cap, rate)?;
                     println!(
-                        "| {name} | {} | {} | {:.1} | {} | {:.1} | {} | {} |",
+                        "| {name} | {} | {} | {:.1} | {:.1} | {} | {:.1} | {} | {} |",
                         or_dash(cap),
                         or_dash(rate / 1_000_000),
                         r.peak as f64 / MIB as f64,
+                        r.resident as f64 / MIB as f64,
                         if r.device > 0.0 { format!("{:.0}", r.device / 1e6) } else { "–".to_owned() },
                         r.streamed as f64 / 1e6,
                         digits(r.speed),
@@ -114,6 +117,8 @@ fn digits(speed: f64) -> String {
 /// What a run of ours took.
 struct Run {
     peak: u64,
+    /// Most resident memory of the process, as it says itself.
+    resident: u64,
     /// Bytes per second of the device, in the same group.
     device: f64,
     /// Bytes per token.
@@ -128,17 +133,17 @@ fn forget(file: &Path) -> Result<()> {
     run_quietly(&mut dd).map(drop)
 }
 
-/// Bytes per second at which `file` is read past the page cache, within the group.
+/// Bytes per second at which `file` is read past the page cache, within the group: two readers, half of it each.
 fn bandwidth(cage: &Cage, file: &Path, rate: u64) -> Result<f64> {
     // Two seconds of a throttled device; all of the file else.
-    let most = std::fs::metadata(file)?.len() / (4 * MIB);
-    let blocks = if rate == 0 { most } else { (2 * rate / (4 * MIB)).clamp(4, most) };
-    let mut dd = cage.command(Path::new("dd"), SECONDS);
-    dd.arg(format!("if={}", file.display()));
-    dd.args(["of=/dev/null", "iflag=direct", "bs=4M", "status=none"]).arg(format!("count={blocks}"));
+    let most = std::fs::metadata(file)?.len() / (8 * MIB);
+    let blocks = if rate == 0 { most } else { (2 * rate / (8 * MIB)).clamp(4, most) };
+    let dd = format!("dd if={} of=/dev/null iflag=direct bs=4M status=none count={blocks}", file.display());
+    let mut both = cage.command(Path::new("sh"), SECONDS);
+    both.args(["-c", &format!("{dd} & {dd} skip={blocks}; wait")]);
     let start = Instant::now();
-    run_quietly(&mut dd)?;
-    Ok((blocks * 4 * MIB) as f64 / start.elapsed().as_secs_f64())
+    run_quietly(&mut both)?;
+    Ok((blocks * 8 * MIB) as f64 / start.elapsed().as_secs_f64())
 }
 
 fn run_quietly(command: &mut std::process::Command) -> Result<String> {
@@ -178,6 +183,7 @@ fn bourn_run(bourn: &Path, image: &Path, cap: u64, rate: u64) -> Result<Run> {
     let after = if cap == 0 { 0.0 } else { bandwidth(&Cage::new(None, limit(rate), &device)?, image, rate)? };
     Ok(Run {
         peak,
+        resident: result["peak_rss_bytes"].as_u64().context("bourn bench: no peak_rss_bytes")?,
         device: (before + after) / 2.0,
         streamed: result["streamed_bytes"].as_u64().context("bourn bench: no streamed_bytes")?,
         speed: result["decode_tok_s"].as_f64().context("bourn bench: no decode_tok_s")?,

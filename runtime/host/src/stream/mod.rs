@@ -165,7 +165,7 @@ impl ImageFile {
     ///
     /// # Errors
     /// [`Error::Io`] if the file has been replaced since it was opened, [`Error::Memory`], [`Error::Lock`] (with `lock`, which
-    /// keeps what is pinned and the ring from being swapped out), [`Error::Core`] when weights cannot be read.
+    /// keeps what is pinned and the ring from being swapped out), [`Error::Device`] when weights cannot be read.
     pub fn page(&self, plan: &RamPlan, options: &ReadOptions, lock: bool) -> Result<&Pager, Error> {
         let io = |doing| move |source| Error::Io { path: self.path.clone(), doing, source };
         if let Some(pager) = self.pager.get() {
@@ -178,14 +178,19 @@ impl ImageFile {
             return Err(io("read")(io::Error::new(io::ErrorKind::InvalidData, "another file than was opened")));
         }
         let device = source.device();
-        let pager = Pager::new(Arc::clone(&self.head), Arc::new(source), device, plan.clone(), options, lock)?;
+        let name = device.clone().unwrap_or_else(|| "an unknown device".to_owned());
+        let pager = Pager::new(Arc::clone(&self.head), Arc::new(source), device, plan.clone(), options, lock);
+        let pager = pager.map_err(|e| match e {
+            Error::Core(source) => Error::Device { path: self.path.clone(), device: name, source },
+            e => e,
+        })?;
         Ok(self.pager.get_or_init(|| pager))
     }
 
     /// As [`Self::page`], from whatever `source` reads: the seam at which tests put in devices with faults.
     ///
     /// # Errors
-    /// As [`Self::page`].
+    /// As [`Self::page`], but [`Error::Core`] when weights cannot be read.
     pub fn page_from(&self, source: Arc<dyn ReadAt>, plan: &RamPlan, options: &ReadOptions) -> Result<&Pager, Error> {
         let pager = Pager::new(Arc::clone(&self.head), source, None, plan.clone(), options, false)?;
         Ok(self.pager.get_or_init(|| pager))
