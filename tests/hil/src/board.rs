@@ -20,6 +20,8 @@ pub struct Board {
     runner: Vec<String>,
     /// The folder on the board.
     folder: String,
+    /// A shell there that removes the folder when its input ends, however that comes about.
+    keeper: std::process::Child,
     /// Seconds that a program may take.
     limit: Duration,
     model: String,
@@ -95,12 +97,15 @@ impl Board {
             "{link}: need Linux aarch64 (or BOURN_REMOTE_RUNNER), found {system} {machine}"
         );
         let parent = if spec.folder.is_empty() { "\"${TMPDIR:-/tmp}\"".to_owned() } else { quoted(&spec.folder) };
-        let make = format!("umask 077 && cd {parent} && mktemp -d \"$PWD/bourn-hil.XXXXXX\"");
-        let folder = link.run(&make, &[], SHORT)?.success("need a folder on the board (BOURN_BOARD_DIR)")?.trim().to_owned();
+        let make = format!(
+            "umask 077 && cd {parent} && d=$(mktemp -d \"$PWD/bourn-hil.XXXXXX\") || exit 1\n\
+             echo \"$d\"; cat >/dev/null; cd / && rm -rf -- \"$d\""
+        );
+        let (keeper, folder) = link.start(&make, SHORT).context("need a folder on the board (BOURN_BOARD_DIR)")?;
         ensure!(folder.contains("bourn-hil."), "need the name of a folder from mktemp, found {folder:?}");
         let model = about.get(2).copied().unwrap_or_default().to_owned();
         let limit = Duration::from_secs(limit);
-        Ok(Self { link, runner, folder, limit, model, copied: Mutex::default(), _here: here })
+        Ok(Self { link, runner, folder, keeper, limit, model, copied: Mutex::default(), _here: here })
     }
 
     /// What the board calls itself, if it does: `Raspberry Pi 5 Model B Rev 1.0`.
@@ -202,6 +207,9 @@ impl Board {
 
 impl Drop for Board {
     fn drop(&mut self) {
+        drop(self.keeper.stdin.take());
+        let _ = self.keeper.wait();
+        // It has done so already, unless the connection was lost in between.
         let removed =
             self.link.run(&format!("rm -rf -- {}", quoted(&self.folder)), &[], SHORT).and_then(|done| done.success("rm"));
         if let Err(error) = removed {

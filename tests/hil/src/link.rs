@@ -1,6 +1,6 @@
 //! A shell on the board: over ssh, or here for an emulated one.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -128,6 +128,35 @@ impl Link {
         Ok(done)
     }
 
+    /// Starts a script that says one line and then waits for the end of its input; returns it and the line. The end of its input
+    /// also comes when this process dies or the connection is lost.
+    ///
+    /// # Errors
+    /// If the line does not come within `limit`, with what came on standard error.
+    pub fn start(&self, script: &str, limit: Duration) -> Result<(Child, String)> {
+        let mut command = self.command(script);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+        let stderr = drain(child.stderr.take());
+        let (send, receive) = std::sync::mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            std::thread::spawn(move || {
+                let mut line = String::new();
+                let read = BufReader::new(stdout).read_line(&mut line);
+                // Nobody waits any more after the limit.
+                let _ = send.send(read.map(|_| line.trim().to_owned()));
+            });
+        }
+        match receive.recv_timeout(limit) {
+            Ok(Ok(line)) if !line.is_empty() => Ok((child, line)),
+            _ => {
+                let _ = child.kill();
+                let _ = child.wait();
+                bail!("{self}: no answer to {}: {}", first_words(script), joined(stderr).trim())
+            }
+        }
+    }
+
     /// Ends the shared connection.
     pub fn close(&self) {
         if let Self::Ssh { host, port, options, control } = self {
@@ -236,6 +265,16 @@ mod tests {
         let odd = "it's $HOME; `x` \"y\"";
         let done = Link::Local.run(&format!("printf %s {}", quoted(odd)), &[], SOON).unwrap();
         assert_eq!(done.stdout, odd);
+    }
+
+    #[test]
+    fn a_script_that_was_started_ends_with_its_input() {
+        let (mut child, line) = Link::Local.start("echo here; cat; exit 5", SOON).unwrap();
+        assert_eq!(line, "here");
+        drop(child.stdin.take());
+        assert_eq!(child.wait().unwrap().code(), Some(5));
+        let error = Link::Local.start("echo no room >&2; exit 1", SOON).unwrap_err();
+        assert!(error.to_string().ends_with("no room"), "{error}");
     }
 
     #[test]
