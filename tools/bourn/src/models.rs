@@ -264,11 +264,19 @@ pub fn speculating<'m>(
 ) -> Result<bourn::Session<'m>> {
     let speculate = speculation.speculate.unwrap_or(if draft.is_some() { Speculate::Auto } else { default });
     let mut s = s.clone();
-    if let (Some(draft), true) = (draft, model.file().kind() == StreamKind::Paged) {
-        // The draft model's weights are in memory by now; its cache comes when the budget is shared out.
-        let context = *s.context.get_or_insert(DRAFTED_CONTEXT.min(model.image().shape().max_context));
-        let options = SessionOptions { context: Some(context as usize), speculate: Speculate::Off, ..SessionOptions::default() };
-        model.reserve(bourn_core::workspace_bytes(draft.image(), &options.core(draft))? as u64);
+    if model.file().kind() == StreamKind::Paged {
+        let mut others = 0;
+        if let Some(draft) = draft {
+            // The draft model's weights are in memory by now; its cache comes when the budget is shared out.
+            let context = *s.context.get_or_insert(DRAFTED_CONTEXT.min(model.image().shape().max_context));
+            let options =
+                SessionOptions { context: Some(context as usize), speculate: Speculate::Off, ..SessionOptions::default() };
+            others += bourn_core::workspace_bytes(draft.image(), &options.core(draft))? as u64;
+        }
+        if rewindable {
+            others += model.prompt_cache_bytes(s.kv.map(args::Kv::dtype));
+        }
+        model.reserve(others);
     }
     let mut session = model.session(&SessionOptions { rewindable, ..session_options(&s, speculate) })?;
     if let Some(draft) = draft {

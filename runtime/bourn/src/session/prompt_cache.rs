@@ -4,7 +4,8 @@
 //! reader finds the old one or the new one, whole, whoever else writes or dies meanwhile.
 
 use super::Session;
-use crate::{Error, PromptCacheError};
+use crate::{Error, Model, PromptCacheError};
+use bourn_core::KvDtype;
 use bourn_core::snapshot::{Extent, FIXED_BYTES, Head, Origin};
 use bourn_format::checksum;
 use std::ffi::OsString;
@@ -146,6 +147,18 @@ impl Session<'_> {
         file.write_all(&head)?;
         file.sync_all()?;
         Ok(extent.file_bytes(origin))
+    }
+}
+
+impl Model {
+    /// Bytes of memory that [`Session::load_prompt`] and [`Session::save_prompt`] take while they run, beside the tokens; `kv` as in
+    /// [`super::SessionOptions`].
+    pub fn prompt_cache_bytes(&self, kv: Option<KvDtype>) -> u64 {
+        let (image, shape) = (self.image(), self.image().shape());
+        let n_sliding = (0..image.n_layers()).filter(|&i| image.layer(i).sliding).count() as u32;
+        let sizes = [shape.head_dim, shape.n_kv_heads, image.n_layers() as u32 - n_sliding, n_sliding];
+        let origin = Origin { image: 0, kv: kv.unwrap_or_else(|| self.default_kv()), ropes: [0; 2], sizes, vocab: shape.vocab };
+        origin.block_bytes(false).max(origin.block_bytes(true)) as u64
     }
 }
 
