@@ -285,7 +285,7 @@ impl<'m> Session<'m> {
     /// Answers a conversation through the model's chat template.
     ///
     /// # Errors
-    /// As [`Model::chat_prompt`] and [`Self::generate`].
+    /// As [`crate::Model::chat_prompt`] and [`Self::generate`].
     pub fn chat(
         &mut self,
         messages: &[Message],
