@@ -1,7 +1,7 @@
 //! The reader: threads that fill the area as the schedule says, and the decoder's side that waits for them.
 //!
-//! One thread with a queue of the kernel's (`uring`), or two that take turns: while one holds its chunk against the page sums,
-//! the other's read is under way. So the device never waits for a checksum. An error is tried again a few times; what stays wrong goes to whoever asked for the bytes.
+//! Two threads, each with a queue of the kernel's (`uring`) or one read at a time: while one holds its chunk against the page
+//! sums, the other's reads are under way. So the device never waits for a checksum. An error is tried again a few times; what stays wrong goes to whoever asked for the bytes.
 
 #![allow(unsafe_code)]
 
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Why bytes could not be had.
 pub(crate) type Fault = Error;
 
-/// Threads that read where the kernel has no queue: one waits for the device while the other checks what came.
+/// Threads that read: one waits for the device while the other checks what came.
 const READERS: usize = 2;
 /// How often a read that failed is tried again.
 const RETRIES: u32 = 3;
@@ -367,20 +367,23 @@ impl Shared {
         }
     }
 
-    /// Starts the readers: one with a queue of the kernel's where there is one and the file is read past the page cache,
-    /// else two that take turns. Returns which.
+    /// Starts the readers: with queues of the kernel's where there are some and the file is read past the page cache, else with
+    /// one read at a time each. Returns which.
     pub fn start(self: &Arc<Self>, uring: bool) -> io::Result<&'static str> {
         #[cfg(target_os = "linux")]
-        if uring
-            && self.source.file().is_some()
-            && let Some(queue) = super::uring::Queue::new()
-        {
-            let shared = Arc::clone(self);
-            self.spawn(0, move || match shared.source.file() {
-                Some(file) => queue.serve(&shared, file),
-                None => shared.serve(),
-            })?;
-            return Ok("io_uring");
+        if uring && self.source.file().is_some() {
+            let queues: Vec<_> = (0..READERS).map_while(|_| super::uring::Queue::new()).collect();
+            let n = queues.len();
+            for (i, queue) in queues.into_iter().enumerate() {
+                let shared = Arc::clone(self);
+                self.spawn(i, move || match shared.source.file() {
+                    Some(file) => queue.serve(&shared, file),
+                    None => shared.serve(),
+                })?;
+            }
+            if n > 0 {
+                return Ok("io_uring");
+            }
         }
         let _ = uring;
         for i in 0..READERS {

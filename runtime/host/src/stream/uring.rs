@@ -14,8 +14,8 @@ use std::os::fd::AsRawFd;
 use std::thread;
 use std::time::Instant;
 
-/// Reads under way at once.
-const DEPTH: usize = 8;
+/// Reads of a thread under way at once.
+const DEPTH: usize = 4;
 
 /// A queue of this kernel's.
 pub(crate) struct Queue(IoUring);
