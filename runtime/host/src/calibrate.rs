@@ -37,7 +37,18 @@ const ROUNDS: usize = 3;
 ///
 /// # Errors
 /// The first error of `run`.
-pub fn fastest<E>(most: usize, budget: Duration, mut run: impl FnMut(usize) -> Result<(), E>) -> Result<usize, E> {
+pub fn fastest<E>(most: usize, budget: Duration, run: impl FnMut(usize) -> Result<(), E>) -> Result<usize, E> {
+    let begin = Instant::now();
+    fastest_by(most, budget, run, || begin.elapsed())
+}
+
+/// [`fastest`] by any clock: `now()` is the time since some beginning.
+fn fastest_by<E>(
+    most: usize,
+    budget: Duration,
+    mut run: impl FnMut(usize) -> Result<(), E>,
+    now: impl Fn() -> Duration,
+) -> Result<usize, E> {
     if most <= 1 {
         return Ok(1);
     }
@@ -45,14 +56,14 @@ pub fn fastest<E>(most: usize, budget: Duration, mut run: impl FnMut(usize) -> R
     let mut counts: Vec<usize> = (1..=most).filter(|&n| n <= 4 || n % 2 == 0 || n == most).collect();
     counts.reverse();
     let mut best = vec![f64::INFINITY; counts.len()];
-    let begin = Instant::now();
+    let begin = now();
     'rounds: for _ in 0..ROUNDS {
         for (count, best) in counts.iter().zip(&mut best) {
-            let start = Instant::now();
+            let start = now();
             run(*count)?;
-            let took = start.elapsed();
+            let took = now().saturating_sub(start);
             *best = best.min(took.as_secs_f64());
-            if begin.elapsed() + took > budget {
+            if now().saturating_sub(begin) + took > budget {
                 break 'rounds;
             }
         }
@@ -64,21 +75,32 @@ pub fn fastest<E>(most: usize, budget: Duration, mut run: impl FnMut(usize) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::cell::Cell;
 
-    fn sleep_as(times_us: &[u64]) -> usize {
-        fastest::<()>(times_us.len(), Duration::from_millis(200), |n| {
-            std::thread::sleep(Duration::from_micros(times_us[n - 1]));
-            Ok(())
-        })
-        .unwrap()
+    /// The choice when a run with `n` threads takes `times_us[n - 1]`, by a clock that only runs move.
+    fn taking(times_us: &[u64]) -> usize {
+        let clock = Cell::new(Duration::ZERO);
+        let run = |n: usize| {
+            clock.set(clock.get() + Duration::from_micros(times_us[n - 1]));
+            Ok::<(), ()>(())
+        };
+        fastest_by(times_us.len(), Duration::from_millis(200), run, || clock.get()).unwrap()
     }
 
     #[test]
     fn takes_more_threads_only_when_they_help() {
-        assert_eq!(sleep_as(&[8000, 4000, 4000, 6000]), 2);
-        assert_eq!(sleep_as(&[3000, 9000]), 1);
-        assert_eq!(sleep_as(&[9000, 3000]), 2);
-        assert_eq!(sleep_as(&[1]), 1);
+        assert_eq!(taking(&[8000, 4000, 4000, 6000]), 2);
+        assert_eq!(taking(&[3000, 9000]), 1);
+        assert_eq!(taking(&[9000, 3000]), 2);
+        assert_eq!(taking(&[1]), 1);
+        // Two per cent are not worth a thread.
+        assert_eq!(taking(&[1000, 980]), 1);
+    }
+
+    #[test]
+    fn a_spent_budget_ends_the_runs() {
+        // The first count tried, the largest, takes all of it: nothing else was timed.
+        assert_eq!(taking(&[1000, 1000, 300_000]), 3);
     }
 
     #[test]
