@@ -13,9 +13,11 @@
 //! `32·group + 16 + 4p + j` in its high nibble; in Q8 the byte `(group, p, row, j)` is column `32·group + 4p + j`.
 //! So 4 consecutive columns of one row are one 32-bit word: what SDOT and VPDPBUSD multiply at once; 16 bytes are four
 //! rows (NEON), 32 eight (AVX2), 64 sixteen (AVX-512), and a GPU lane is a row.
+//! Q8R is Q8 row after row: scales f16 `[groups]`, codes i8 `[padded cols]`, padded to 64 bytes; a tile is 16 such rows. U4 tiles
+//! are `[cols/2][16 rows]` bytes, the even column in the low nibble.
 //! Float tiles are `[cols][16 rows]` elements, columns not padded. Flat tensors (norms, biases) are plain f32.
 //!
-//! The value of a weight: Q4 `s·t[q]`, Q4M `s·t[q] + m`, Q8 `s·q`, with `t` the tensor's table of 16 levels
+//! The value of a weight: Q4 `s·t[q]`, Q4M `s·t[q] + m`, Q8 and Q8R `s·q`, with `t` the tensor's table of 16 levels
 //! within ±[`MAX_LEVEL`].
 
 /// Rows of a tile.
@@ -45,6 +47,10 @@ pub enum Dtype {
     Q4 = 4,
     /// As Q4 with one f16 minimum per group: 5 bits per weight.
     Q4M = 5,
+    /// As Q8, row after row: a row can be read alone (version 2).
+    Q8R = 6,
+    /// Codes 0…15 without scale: the screened head's (version 2).
+    U4 = 7,
 }
 
 impl Dtype {
@@ -57,6 +63,8 @@ impl Dtype {
             3 => Self::Q8,
             4 => Self::Q4,
             5 => Self::Q4M,
+            6 => Self::Q8R,
+            7 => Self::U4,
             _ => return None,
         })
     }
@@ -70,12 +78,19 @@ impl Dtype {
             Self::Q8 => "q8",
             Self::Q4 => "q4",
             Self::Q4M => "q4m",
+            Self::Q8R => "q8r",
+            Self::U4 => "u4",
         }
     }
 
     /// Whether the kernels for it take int8 activations.
     pub const fn is_quantized(self) -> bool {
-        matches!(self, Self::Q8 | Self::Q4 | Self::Q4M)
+        matches!(self, Self::Q8 | Self::Q4 | Self::Q4M | Self::Q8R)
+    }
+
+    /// The version of the format that brought it.
+    pub const fn version(self) -> u32 {
+        if matches!(self, Self::Q8R | Self::U4) { 2 } else { 1 }
     }
 }
 
@@ -94,7 +109,24 @@ pub const fn padded_rows(rows: usize) -> usize {
     n_tiles(rows) * TILE_ROWS
 }
 
-/// Bytes of one block of a quantized type (64 columns × 16 rows); of one column (× 16 rows) of a float type.
+/// Bytes of a row of a Q8R matrix with `cols` columns: f16 scales, one per group, then signed bytes, padded to a cache line.
+pub const fn row_bytes(cols: usize) -> usize {
+    let padded = padded_cols(cols);
+    (padded / GROUP * 2 + padded).next_multiple_of(64)
+}
+
+/// Byte offset, within a row of a Q8R matrix with `cols` columns, of the signed byte of `col`; scale of group `g`: `2·g`.
+pub const fn row_byte_offset(cols: usize, col: usize) -> usize {
+    padded_cols(cols) / GROUP * 2 + col
+}
+
+/// Byte offset within a tile and bit shift (0 or 4) of the code of `(row, col)` in a U4 matrix.
+pub const fn code_offset(row: usize, col: usize) -> (usize, u32) {
+    (col / 2 * TILE_ROWS + row, if col.is_multiple_of(2) { 0 } else { 4 })
+}
+
+/// Bytes of one block of a tiled quantized type (64 columns × 16 rows); of one column (× 16 rows) of a float type; of two
+/// columns (× 16 rows) of U4. Q8R has no blocks: 64 columns of 16 rows without their scales.
 pub const fn block_bytes(dtype: Dtype) -> usize {
     match dtype {
         Dtype::F32 => 64,
@@ -102,12 +134,19 @@ pub const fn block_bytes(dtype: Dtype) -> usize {
         Dtype::Q8 => 1088,
         Dtype::Q4 => 576,
         Dtype::Q4M => 640,
+        Dtype::Q8R => 1024,
+        Dtype::U4 => 16,
     }
 }
 
 /// Bytes of one tile of a matrix with `cols` columns.
 pub const fn tile_bytes(dtype: Dtype, cols: usize) -> usize {
-    if dtype.is_quantized() { cols.div_ceil(BLOCK_COLS) * block_bytes(dtype) } else { cols * block_bytes(dtype) }
+    match dtype {
+        Dtype::Q8R => TILE_ROWS * row_bytes(cols),
+        Dtype::U4 => cols.div_ceil(2) * block_bytes(dtype),
+        _ if dtype.is_quantized() => cols.div_ceil(BLOCK_COLS) * block_bytes(dtype),
+        _ => cols * block_bytes(dtype),
+    }
 }
 
 /// Bytes of a tiled matrix.

@@ -31,7 +31,7 @@ mod tier;
 
 pub use rows::{Block, OneCore, Rows, split};
 pub use scalar::row_f32;
-pub use table::{Attend, Kernels, KvDtype, KvView, KvViewMut, Q8RowMut, Q8Rows, Tiles};
+pub use table::{Attend, Kernels, KvDtype, KvView, KvViewMut, Q8RowMut, Q8Rows, ScreenTables, ScreenTiles, Tiles};
 
 /// The tiers this CPU can run, the fastest first; the last is `scalar`.
 pub fn available() -> impl Iterator<Item = &'static Kernels> {

@@ -1,7 +1,7 @@
 //! The table of kernels: what a tier hands out, what the decoder calls. `scalar` is the definition of each entry.
 
 use crate::rows::Block;
-use bourn_format::Dtype;
+use bourn_format::{Dtype, Screen};
 
 /// Some whole tiles of a matrix (`bourn_format::layout`).
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +27,30 @@ pub struct Q8Rows<'a> {
     pub scale: &'a [f32],
     /// `[n, padded_cols / 32]`: Σ q of each group.
     pub sum: &'a [i32],
+}
+
+/// Codes and biases of some whole tiles of a screened head.
+#[derive(Clone, Copy, Debug)]
+pub struct ScreenTiles<'a> {
+    /// Tiles of U4: `[n_subs/2][16 rows]` bytes each.
+    pub codes: &'a [u8],
+    /// An f16 for each row.
+    pub bias: &'a [u8],
+    /// Codes of a row; even.
+    pub n_subs: usize,
+}
+
+/// One token's tables for the codes of a screened head: what `screen_tables` makes.
+#[derive(Clone, Copy, Debug)]
+pub struct ScreenTables<'a> {
+    /// `[n_subs][16]`: value + 63.
+    pub low: &'a [u8],
+    /// `[n_wide][16]`: of the first sub-quantizers the part of the value that counts 64 times, + 63.
+    pub high: &'a [u8],
+    /// What a step of the values is worth.
+    pub lsb: f32,
+    /// Added to every score.
+    pub base: f32,
 }
 
 /// Where `quantize` writes one vector.
@@ -105,6 +129,9 @@ pub struct Kernels {
     /// Takes Q4, Q4M, Q8. One fused multiply-add per group and row, groups in rising order:
     /// `acc = fma(dot as f32, s_w·s_x, acc)`; Q4M then `acc = fma(m, s_x·(sum as f32), acc)`.
     pub mul_quantized: fn(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>),
+    /// The same for rows of Q8R, any number of them, with the bits that `mul_quantized` gives for Q8 tiles of the same values.
+    /// `w.bytes`: `[y.len()]` rows of `row_bytes(cols)`.
+    pub mul_rows: fn(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>),
     /// `y[t][r] = Σ_c w[r][c]·x[t][c]` for F32, F16, Bf16 tiles; `x`: `[n, x_stride]`. Four running sums over `c mod 4`
     /// by fused multiply-add, then `(a0 + a1) + (a2 + a3)`.
     pub mul_float: fn(w: &Tiles<'_>, x: &[f32], x_stride: usize, y: &mut Block<'_>),
@@ -127,6 +154,14 @@ pub struct Kernels {
     pub kv_store: fn(kv: &mut KvViewMut<'_>, slot: usize, k: &[f32], v: &[f32]),
     /// `out[t][h·head_dim..] = softmax(q·K)·V`, online softmax over aligned runs of positions in rising order; see `scalar`.
     pub attend: fn(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>),
+    /// Tables of one token: `v_s[e] = Σ_d book_s[d][e]·y[first_s + d]` (fma, `d` rising), `m_s = (max + min)/2` over `e`;
+    /// `lsb = max(max|v − m|/63 of narrow sub-quantizers, max|v − m|/4063 of wide ones)`; whole numbers `round((v − m)/lsb)` into `low`,
+    /// of wide ones `64·high + low`, all lifted by 63. Returns `(lsb, Σ m_s)`. `books`: little-endian f32 `[sub][d][16]`;
+    /// `values`: scratch `[n_subs·16]`.
+    pub screen_tables:
+        fn(screen: &Screen<'_>, books: &[u8], y: &[f32], values: &mut [f32], low: &mut [u8], high: &mut [u8]) -> (f32, f32),
+    /// `y[r] = fma(Σ_s table_s[code(r, s)], lsb, bias[r] + base)`; the sum is a whole number. `y`: `[16 · tiles]`.
+    pub screen_scores: fn(w: &ScreenTiles<'_>, t: &ScreenTables<'_>, y: &mut [f32]),
     /// Index of the largest value, the first of equals; NaN never wins.
     pub argmax: fn(x: &[f32]) -> usize,
     /// `Σ exp(x − max)` in 16 lanes and the maximum: `(max, sum)`; logsumexp = max + ln(sum).

@@ -43,6 +43,7 @@ macro_rules! tier {
         static TABLE: $crate::table::Kernels = $crate::table::Kernels {
             isa: $isa,
             mul_quantized: gate::mul_quantized,
+            mul_rows: gate::mul_rows,
             mul_float: gate::mul_float,
             quantize: gate::quantize,
             rms_norm: gate::rms_norm,
@@ -53,6 +54,8 @@ macro_rules! tier {
             softcap: gate::softcap,
             kv_store: gate::kv_store,
             attend: gate::attend,
+            screen_tables: gate::screen_tables,
+            screen_scores: gate::screen_scores,
             argmax: gate::argmax,
             max_sum_exp: gate::max_sum_exp,
         };
@@ -62,9 +65,10 @@ macro_rules! tier {
             use super::*;
             use $crate::generic;
             use $crate::rows::Block;
-            use $crate::table::{Attend, KvView, KvViewMut, Q8RowMut, Q8Rows, Tiles};
+            use $crate::table::{Attend, KvView, KvViewMut, Q8RowMut, Q8Rows, ScreenTables, ScreenTiles, Tiles};
             use $crate::tier::gate;
             gate!($features, $mul_quantized, mul_quantized(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>));
+            gate!($features, generic::rows::mul_rows::<$lanes>, mul_rows(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>));
             gate!($features, generic::float::mul_float::<$lanes>, mul_float(w: &Tiles<'_>, x: &[f32], x_stride: usize, y: &mut Block<'_>));
             gate!($features, generic::quantize::quantize::<$lanes>, quantize(x: &[f32], out: &mut Q8RowMut<'_>));
             gate!($features, generic::norm::rms_norm::<$lanes>, rms_norm(x: &[f32], w: &[u8], eps: f32, y: &mut [f32]));
@@ -75,6 +79,8 @@ macro_rules! tier {
             gate!($features, generic::pointwise::softcap::<$lanes>, softcap(x: &mut [f32], c: f32));
             gate!($features, generic::kv::kv_store::<$lanes>, kv_store(kv: &mut KvViewMut<'_>, slot: usize, k: &[f32], v: &[f32]));
             gate!($features, generic::attend::attend::<$lanes>, attend(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>));
+            gate!($features, generic::screen::tables::<$lanes>, screen_tables(screen: &bourn_format::Screen<'_>, books: &[u8], y: &[f32], values: &mut [f32], low: &mut [u8], high: &mut [u8]) -> (f32, f32));
+            gate!($features, generic::screen::scores::<$lanes>, screen_scores(w: &ScreenTiles<'_>, t: &ScreenTables<'_>, y: &mut [f32]));
             gate!($features, generic::logits::argmax::<$lanes>, argmax(x: &[f32]) -> usize);
             gate!($features, generic::logits::max_sum_exp::<$lanes>, max_sum_exp(x: &[f32]) -> (f32, f32));
         }

@@ -2,6 +2,7 @@
 
 mod lanes;
 mod mul_quantized;
+mod screen;
 
 use crate::tier::tier;
 use lanes::Avx512Lanes;

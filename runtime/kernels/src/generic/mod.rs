@@ -12,3 +12,5 @@ pub(crate) mod norm;
 pub(crate) mod pointwise;
 pub(crate) mod quantize;
 pub(crate) mod rope;
+pub(crate) mod rows;
+pub(crate) mod screen;

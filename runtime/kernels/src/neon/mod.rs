@@ -9,6 +9,7 @@ mod lanes;
 pub(crate) mod levels;
 pub(crate) mod mul_quantized;
 pub(crate) mod prefill;
+mod screen;
 mod stretch;
 pub(crate) mod token;
 

@@ -3,6 +3,7 @@
 mod lanes;
 mod mul_quantized;
 mod row;
+mod screen;
 
 use crate::generic;
 use crate::table::Kernels;
@@ -15,6 +16,7 @@ pub use row::row_f32;
 pub static TABLE: Kernels = Kernels {
     isa: "scalar",
     mul_quantized,
+    mul_rows: generic::rows::mul_rows::<Scalar>,
     mul_float: generic::float::mul_float::<Scalar>,
     quantize: generic::quantize::quantize::<Scalar>,
     rms_norm: generic::norm::rms_norm::<Scalar>,
@@ -25,6 +27,8 @@ pub static TABLE: Kernels = Kernels {
     softcap: generic::pointwise::softcap::<Scalar>,
     kv_store: generic::kv::kv_store::<Scalar>,
     attend: generic::attend::attend::<Scalar>,
+    screen_tables: generic::screen::tables::<Scalar>,
+    screen_scores: generic::screen::scores::<Scalar>,
     argmax: generic::logits::argmax::<Scalar>,
     max_sum_exp: generic::logits::max_sum_exp::<Scalar>,
 };

@@ -5,6 +5,7 @@
 mod attention;
 mod inputs;
 mod matrices;
+mod screen;
 mod vectors;
 
 use bourn_kernels::{available, best, by_name};
