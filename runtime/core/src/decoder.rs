@@ -12,13 +12,17 @@
 //! Norms, biases and the head are there or not as the image's tensors say; nothing here asks which family it is.
 //! A token's values do not depend on the tokens it shares a block with, nor on how rows are shared out: every sum has one order.
 
+mod head;
 mod snapshot;
 mod verify;
+
+pub(crate) use head::GATHER;
+pub use head::HeadMode;
 
 use crate::workspace::{Buffers, Options, Plan};
 use crate::{Error, WeightStream};
 use bourn_format::shape::{Activation, Rope};
-use bourn_format::{Image, LayerTensors, Role, Segment, Tensor, layout};
+use bourn_format::{Dtype, Image, LayerTensors, Role, Segment, Tensor, layout};
 use bourn_kernels::rows::{Block, Rows, split};
 use bourn_kernels::table::{Attend, Kernels, Q8RowMut, Q8Rows, Tiles};
 
@@ -49,6 +53,7 @@ pub struct Session<'w> {
     context: usize,
     /// Rows of logits that the last pass has left.
     rows: usize,
+    head_mode: HeadMode,
     /// Index among the image's rope tables for full and sliding layers.
     ropes: [usize; 2],
 }
@@ -85,6 +90,7 @@ impl<'w> Session<'w> {
             kept_from: 0,
             context: options.context,
             rows: 0,
+            head_mode: HeadMode::default(),
             ropes: [choose(false), choose(true)],
         })
     }
@@ -324,37 +330,6 @@ impl<'w> Session<'w> {
         pass.project_strided(&[w.matrix(Role::Down)], &mut input, 2 * plan.ffn_rows, b.projected, plan.hidden_rows);
         pass.add_projected(plan, b, w.bytes_of(Role::PostFfnNorm));
     }
-
-    /// Logits of tokens `first..first + n` of the last block into the first `n` rows of the logits buffer.
-    fn head(&mut self, engine: &mut Engine<'_>, first: usize, n: usize) -> Result<(), Error> {
-        let (plan, b, image) = (&self.plan, &mut self.buffers, engine.image);
-        let rows = if n == 1 { engine.decode } else { engine.prefill };
-        let pass = Pass { kernels: engine.kernels, rows, image, n, position: 0 };
-        self.rows = n;
-        let norm = image.final_norm();
-        let segment = image.segment(norm.segment);
-        let weight = norm.within(&segment, engine.stream.segment(norm.segment)?);
-        pass.norm(&b.residual[first * plan.hidden..], weight, b.normed, plan.hidden, n);
-
-        let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.normed, cols: plan.hidden, n };
-        for (i, part) in image.parts(Role::Head).enumerate() {
-            let segment = image.segment(part.segment);
-            let bytes = part.within(&segment, engine.stream.segment(part.segment)?);
-            let y = &mut b.logits[part.first_row..];
-            let matrix = Matrix { tensor: part, bytes };
-            if i == 0 {
-                input.quantize(pass.kernels, &[matrix], plan.hidden);
-            }
-            pass.multiply(&[matrix], &input, plan.hidden, y, plan.vocab_rows);
-        }
-        if image.shape().final_softcap != 0.0 {
-            let vocab = image.shape().vocab as usize;
-            for row in b.logits.chunks_mut(plan.vocab_rows).take(n) {
-                (pass.kernels.softcap)(&mut row[..vocab], image.shape().final_softcap);
-            }
-        }
-        Ok(())
-    }
 }
 
 /// `1 + β·ln(1 + ⌊position/context⌋)`: Ministral 3's query scale; 1 for everyone else.
@@ -483,10 +458,10 @@ impl Pass<'_> {
                         table: m.tensor.table,
                     };
                     let mut y = y.part(from - first..to - first);
-                    if m.tensor.dtype.is_quantized() {
-                        (self.kernels.mul_quantized)(&w, &x, &mut y);
-                    } else {
-                        (self.kernels.mul_float)(&w, input.float, x_stride, &mut y);
+                    match m.tensor.dtype {
+                        Dtype::Q8R => (self.kernels.mul_rows)(&w, &x, &mut y),
+                        dtype if dtype.is_quantized() => (self.kernels.mul_quantized)(&w, &x, &mut y),
+                        _ => (self.kernels.mul_float)(&w, input.float, x_stride, &mut y),
                     }
                 }
                 start = stop;

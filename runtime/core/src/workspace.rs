@@ -1,6 +1,7 @@
 //! How many bytes a session needs, and how they are shared out.
 
 use crate::Error;
+use crate::decoder::GATHER;
 use crate::kv::KvPlan;
 use bourn_format::{Image, Role, layout};
 use bourn_kernels::table::KvDtype;
@@ -39,6 +40,50 @@ pub(crate) struct Plan {
     pub widest: usize,
     pub half_rotary: usize,
     pub kv: KvPlan,
+    pub head: HeadPlan,
+}
+
+/// Lengths of the buffers of a screened head; all 0 for any other.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct HeadPlan {
+    logit_rows: usize,
+    hidden: usize,
+    dims: usize,
+    n_subs: usize,
+    n_wide: usize,
+    row_bytes: usize,
+}
+
+impl HeadPlan {
+    fn new(image: &Image<'_>, logit_rows: usize) -> Self {
+        let hidden = image.shape().hidden as usize;
+        image.screen().map_or_else(Self::default, |s| Self {
+            logit_rows,
+            hidden,
+            dims: layout::padded_rows(s.dims()),
+            n_subs: s.n_subs(),
+            n_wide: s.n_wide(),
+            row_bytes: layout::row_bytes(hidden),
+        })
+    }
+
+    /// Bytes of: centred states, mapped states, table values, table scales, candidates' logits (all f32), low tables, high
+    /// tables, candidates' rows.
+    pub fn lengths(&self) -> [usize; 8] {
+        let n = self.logit_rows;
+        let gather = if self.row_bytes == 0 { 0 } else { GATHER };
+        let f32s = |n: usize| n.saturating_mul(4);
+        [
+            f32s(n * self.hidden),
+            f32s(n * self.dims),
+            f32s(16 * self.n_subs),
+            f32s(2 * n),
+            f32s(gather),
+            16 * n * self.n_subs,
+            16 * n * self.n_wide,
+            gather * self.row_bytes,
+        ]
+    }
 }
 
 const ALIGN: usize = 64;
@@ -76,11 +121,12 @@ impl Plan {
             widest: layout::padded_cols(hidden.max(q_rows).max(ffn)),
             half_rotary: s.rotary_dim as usize / 2,
             kv: KvPlan::new(image, options.kv, options.context, block, options.retain),
+            head: HeadPlan::new(image, options.logit_rows),
         })
     }
 
     /// Lengths in bytes of the buffers, in the order in which [`Buffers::carve`] takes them.
-    fn lengths(&self) -> [usize; 13] {
+    fn lengths(&self) -> [usize; 14] {
         let t = self.block;
         let rows = t.max(self.logit_rows);
         let f32s = |n: usize| n.saturating_mul(4);
@@ -98,6 +144,7 @@ impl Plan {
             f32s(rows * self.widest / layout::GROUP),
             self.kv.bytes(),
             self.kv.scale_bytes(),
+            self.head.lengths().iter().sum(),
         ]
     }
 
@@ -143,6 +190,8 @@ pub(crate) struct Buffers<'w> {
     pub kv: &'w mut [u8],
     /// Scales of an int8 KV cache.
     pub kv_scale: &'w mut [f32],
+    /// What a screened head needs: see [`HeadPlan`].
+    pub head: &'w mut [u8],
 }
 
 impl<'w> Buffers<'w> {
@@ -157,7 +206,7 @@ impl<'w> Buffers<'w> {
             *part = head.get_mut(..*n);
             rest = tail;
         }
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m] = parts.map(|(_, part)| part.unwrap_or_default());
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n] = parts.map(|(_, part)| part.unwrap_or_default());
         let f32s = |bytes: &'w mut [u8]| bytemuck::try_cast_slice_mut::<u8, f32>(bytes).map_err(|_| too_small);
         Ok(Self {
             residual: f32s(a)?,
@@ -173,6 +222,7 @@ impl<'w> Buffers<'w> {
             q8_sum: bytemuck::try_cast_slice_mut(k).map_err(|_| too_small)?,
             kv: l,
             kv_scale: f32s(m)?,
+            head: n,
         })
     }
 }

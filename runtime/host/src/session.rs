@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use bourn_core::snapshot::{Extent, Origin};
-use bourn_core::{Engine, Error, Options, Session, workspace_bytes};
+use bourn_core::{Engine, Error, HeadMode, Options, Session, workspace_bytes};
 use bourn_format::Image;
 use bourn_kernels::Kernels;
 use memmap2::MmapMut;
@@ -64,6 +64,32 @@ impl OwnedSession {
     /// [`Error`].
     pub fn prefill(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<&mut [f32], Error> {
         self.session.prefill(engine, tokens)
+    }
+
+    /// [`Session::set_head_mode`].
+    pub fn set_head_mode(&mut self, mode: HeadMode) {
+        self.session.set_head_mode(mode);
+    }
+
+    /// [`Session::prefill_allowed`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn prefill_allowed(&mut self, engine: &mut Engine<'_>, tokens: &[u32], allowed: &[u32]) -> Result<&mut [f32], Error> {
+        self.session.prefill_allowed(engine, tokens, allowed)
+    }
+
+    /// [`Session::hidden_of_all`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn hidden_of_all(
+        &mut self,
+        engine: &mut Engine<'_>,
+        tokens: &[u32],
+        sink: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        self.session.hidden_of_all(engine, tokens, sink)
     }
 
     /// [`Session::verify`].
