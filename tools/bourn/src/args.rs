@@ -63,6 +63,19 @@ pub struct Open {
     /// Force a tier of kernels (scalar, avx2, avx512vnni, neon, dotprod …)
     #[arg(long, hide_short_help = true)]
     pub isa: Option<String>,
+    /// Rows of a screened head that are read
+    #[arg(long, value_enum, default_value_t, hide_short_help = true)]
+    pub head: Head,
+}
+
+/// Which rows of the head are read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Head {
+    /// The coarse part and the candidates' rows, where the image has a screen
+    #[default]
+    Screen,
+    /// All rows
+    Exact,
 }
 
 /// Where bytes lie.
@@ -210,6 +223,22 @@ pub enum Weights {
     F32,
 }
 
+/// How a head is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PackHead {
+    /// A coarse look at every row, exact 8-bit rows for the best 4 096
+    Screen,
+    /// The same with more bits for the look and more exact rows
+    Precise,
+    /// 8 bits, every row read for every token
+    #[value(alias = "exact")]
+    Q8,
+    Q4,
+    F16,
+    Bf16,
+    F32,
+}
+
 /// How matrices are quantized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Method {
@@ -229,9 +258,13 @@ pub struct Pack {
     /// Element type of the matrices
     #[arg(long, value_enum, default_value_t)]
     pub weights: Weights,
-    /// Element type of embedding and head [default: q8 under q4, else as --weights]
+    /// The head: screened, or of one element type (then the embedding's too) [default: screen where a q4 image has a vocabulary of
+    /// 32 768 or more and a tokenizer; else q8 under q4, else as --weights]
     #[arg(long, value_enum)]
-    pub head: Option<Weights>,
+    pub head: Option<PackHead>,
+    /// A text for the calibration run of a screened head [default: built in]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
     /// How matrices are quantized
     #[arg(long, value_enum, default_value_t)]
     pub method: Method,

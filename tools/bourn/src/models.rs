@@ -1,13 +1,13 @@
 //! Model arguments → images: a path is opened as it is, a catalogue name is fetched and packed on first use.
 
-use crate::args::{self, Stream, Weights};
+use crate::args::{self, PackHead, Stream, Weights};
 use crate::output::{bar, hinted, note};
 use crate::{cache, catalogue, fetch, ram, signal};
 use anyhow::{Context, Result, bail};
 use bourn::{KvDtype, Model, OpenOptions, Ram, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
 use bourn_checkpoint::Checkpoint;
 use bourn_format::{Dtype, checksum};
-use bourn_pack::Report;
+use bourn_pack::{Report, Screening};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -22,24 +22,30 @@ impl Weights {
             Self::F32 => bourn_pack::Weights::F32,
         }
     }
+}
 
-    /// The type of a head.
-    pub fn dtype(self) -> Dtype {
+impl PackHead {
+    /// The packer's words for it: the screen, or the type of all rows.
+    fn packed(self) -> (Screening, Option<Dtype>) {
         match self {
-            Self::Q4 => Dtype::Q4,
-            Self::Q8 => Dtype::Q8,
-            Self::F16 => Dtype::F16,
-            Self::Bf16 => Dtype::Bf16,
-            Self::F32 => Dtype::F32,
+            Self::Screen => (Screening::Standard, None),
+            Self::Precise => (Screening::Precise, None),
+            Self::Q8 => (Screening::Never, Some(Dtype::Q8)),
+            Self::Q4 => (Screening::Never, Some(Dtype::Q4)),
+            Self::F16 => (Screening::Never, Some(Dtype::F16)),
+            Self::Bf16 => (Screening::Never, Some(Dtype::Bf16)),
+            Self::F32 => (Screening::Never, Some(Dtype::F32)),
         }
     }
 }
 
 /// Options of the packer.
-pub fn pack_options(weights: Weights, head: Option<Weights>) -> bourn_pack::Options {
+pub fn pack_options(weights: Weights, head: Option<PackHead>) -> bourn_pack::Options {
+    let (screening, head) = head.map_or((Screening::Auto, None), PackHead::packed);
     bourn_pack::Options {
         weights: weights.packed(),
-        head: head.map(Weights::dtype),
+        head,
+        screening,
         cancel: signal::flag(),
         ..bourn_pack::Options::default()
     }

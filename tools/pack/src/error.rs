@@ -65,6 +65,11 @@ pub enum Error {
         /// What was needed and what was found.
         what: String,
     },
+    /// The calibration run could not be made.
+    Calibration {
+        /// What was needed and what was found.
+        what: String,
+    },
     /// The image's own check refused what was about to be written: the shape is not one the format has room for.
     Image(bourn_format::Error),
     /// [`crate::Options::cancel`] was set.
@@ -87,6 +92,7 @@ impl fmt::Display for Error {
             }
             Self::TooLarge { what, most, found } => write!(f, "{what} too large: at most {most}, have {found}"),
             Self::Tokenizer { what } => write!(f, "tokenizer: {what}"),
+            Self::Calibration { what } => write!(f, "calibration: {what}"),
             Self::Image(e) => write!(f, "the image would be refused: {e}"),
             Self::Cancelled => f.write_str("cancelled"),
         }

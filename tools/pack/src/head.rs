@@ -79,7 +79,7 @@ pub(crate) fn head(parts: &Parts, plan: &Plan, page_sums: &[u64]) -> Result<Vec<
     let mut head = assemble(&sections(parts, plan, page_sums, payload_offset)?)?;
     debug_assert_eq!(head.len(), length);
     let superblock = Superblock {
-        version: VERSION,
+        version: version(plan),
         file_bytes: payload_offset + plan.payload_bytes,
         head_bytes: length as u64,
         payload_offset,
@@ -88,6 +88,12 @@ pub(crate) fn head(parts: &Parts, plan: &Plan, page_sums: &[u64]) -> Result<Vec<
     };
     head[..SUPERBLOCK_BYTES].copy_from_slice(&superblock.to_bytes());
     Ok(head)
+}
+
+/// The oldest version that has all that this image needs.
+fn version(plan: &Plan) -> u32 {
+    let newest = plan.tensors.iter().map(|t| t.dtype.version()).max().unwrap_or(1);
+    if plan.screen.is_some() { VERSION } else { newest }
 }
 
 /// Directory and sections at their places; of the superblock only the number of sections.
@@ -123,6 +129,7 @@ fn sections(parts: &Parts, plan: &Plan, page_sums: &[u64], payload_offset: u64) 
         (section::PROVENANCE, parts.provenance.clone().into_bytes()),
     ];
     let optional = [
+        (section::SCREEN, plan.screen.clone()),
         (section::TOKENIZER, parts.tokenizer.clone()),
         (section::CHAT_TEMPLATE, parts.chat_template.clone().map(String::into_bytes)),
         (section::LICENSE, parts.license.clone().map(String::into_bytes)),

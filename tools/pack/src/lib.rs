@@ -1,7 +1,7 @@
 //! Checkpoint → image: quantizes a model's weights and writes the one file that Bourn runs (FORMAT.md).
 //!
 //! Modules in path order: `source` (what the checkpoint has) → `plan` (where it will lie) → `quantize` (floats to
-//! tiles) → `head` (everything but weights) → `output` (the file, whole or not at all); [`unpack`] goes back.
+//! tiles) → `screen` (a coarse code of every row of a large head) → `head` (everything but weights) → `output` (the file, whole or not at all); [`unpack`] goes back.
 //!
 //! The same checkpoint and options give the same bytes, on any number of threads.
 #![deny(unsafe_code)]
@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod quantize;
 mod report;
+mod screen;
 mod source;
 mod tiles;
 pub mod tokenizer;
@@ -23,7 +24,7 @@ pub use report::{Report, TensorReport};
 pub use unpack::{unpack_row, unpack_row_of};
 
 use bourn_checkpoint::Checkpoint;
-use bourn_format::{Dtype, Image, PAGE};
+use bourn_format::{Dtype, Image, PAGE, Shape};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -57,6 +58,24 @@ impl Weights {
     }
 }
 
+/// Whether the head is screened: a coarse look at all of its rows and an exact one, in 8 bits, at the best (FORMAT.md §5).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Screening {
+    /// [`Self::Standard`] under [`Weights::Q4`] when no type of head is asked for, the vocabulary has 32 768 tokens or more, the
+    /// head is not stored in 4 bits already, and the checkpoint has a tokenizer; else [`Self::Never`].
+    #[default]
+    Auto,
+    /// All rows are read for every token.
+    Never,
+    /// About 640 bits a row, and at most 4 096 rows exactly.
+    Standard,
+    /// About 1 600 bits a row, and at most 24 576 rows exactly.
+    Precise,
+}
+
+/// Vocabulary from which on a head is screened unasked.
+const LARGE_VOCABULARY: u32 = 32_768;
+
 /// How to pack.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -71,6 +90,10 @@ pub struct Options {
     pub levels: Levels,
     /// Threads; 0: as many as the machine has cores.
     pub threads: usize,
+    /// Whether the head is screened; goes before [`Self::head`].
+    pub screening: Screening,
+    /// A text for the calibration run that a screened head needs; `None`: the built-in one.
+    pub calibration: Option<Arc<str>>,
     /// Set from elsewhere (a signal), it makes [`pack`] stop and remove what it has written.
     pub cancel: Arc<AtomicBool>,
 }
@@ -82,6 +105,8 @@ impl Default for Options {
             head: None,
             method: Method::Rtn,
             levels: Levels::fitted(),
+            screening: Screening::Auto,
+            calibration: None,
             threads: 0,
             cancel: Arc::default(),
         }
@@ -106,7 +131,16 @@ pub struct Progress<'a> {
 pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, Error> {
     let sources = source::tensors(src);
     let shape = source::shape(&src.spec)?;
-    let plan = plan::Plan::new(&shape, &sources, options)?;
+    let head = plan::head(&shape, &sources);
+    let screen = match (budget(src, &shape, head, options), head) {
+        (Some(budget), Some(head)) => {
+            let statistics = screen::gather(src, out, options, progress)?;
+            Some(screen::fit(src, head, budget, &statistics, options, progress)?)
+        }
+        _ => None,
+    };
+    let screen = screen.as_ref();
+    let plan = plan::Plan::new(&shape, &sources, options, screen)?;
     let parts = source::parts(src, shape, &plan, options)?;
     // The head with empty sums has its final length, and what the reader would refuse is refused before the long work.
     let no_sums = vec![0; (plan.payload_bytes / PAGE as u64) as usize];
@@ -114,7 +148,7 @@ pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn 
     let superblock = *Image::new_checked(&draft).map_err(Error::Image)?.superblock();
 
     let mut output = output::Output::create(out, superblock.payload_offset, superblock.file_bytes)?;
-    let losses = tiles::write(src, &plan, options, &mut output, progress)?;
+    let losses = tiles::write(src, &plan, screen, options, &mut output, progress)?;
     let page_sums = output.page_sums()?;
     let head = head::head(&parts, &plan, &page_sums)?;
     let report = Report::new(&Image::new_checked(&head).map_err(Error::Image)?, &plan, &losses);
@@ -123,4 +157,16 @@ pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn 
     }
     output.finish(&head)?;
     Ok(report)
+}
+
+/// What the screen of the head may cost; `None`: no screen.
+fn budget(src: &Checkpoint, shape: &Shape, head: Option<&plan::Source>, options: &Options) -> Option<screen::Budget> {
+    let large = shape.vocab >= LARGE_VOCABULARY && head.is_some_and(|h| h.exact.is_none());
+    let unasked = options.weights == Weights::Q4 && options.head.is_none() && src.tokenizer.is_some();
+    match options.screening {
+        Screening::Never => None,
+        Screening::Auto => (large && unasked).then(|| screen::Budget::standard(shape)),
+        Screening::Standard => Some(screen::Budget::standard(shape)),
+        Screening::Precise => Some(screen::Budget::precise(shape)),
+    }
 }

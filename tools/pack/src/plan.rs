@@ -3,7 +3,8 @@
 //! All of it follows from the shape and the names, before a single weight is read; so the head's length is known, and
 //! the payload can be written in one pass.
 
-use crate::{Error, Options, Weights};
+use crate::screen::Screen;
+use crate::{Error, Options, Screening, Weights};
 use bourn_format::image::{NO_LAYER, TENSOR_ALIGN};
 use bourn_format::layout::{self, Dtype, LINEAR, TILE_ROWS};
 use bourn_format::{PAGE, Role, SegmentKind, Shape};
@@ -76,6 +77,8 @@ pub(crate) struct Plan {
     pub layers: Vec<PlannedLayer>,
     /// A whole number of pages.
     pub payload_bytes: u64,
+    /// The SCREEN section, if the head is screened.
+    pub screen: Option<Vec<u8>>,
 }
 
 /// Roles of a layer's attention segment and of its feed-forward segment, in the order of the file.
@@ -96,8 +99,14 @@ const ATTENTION: [Role; 12] = [
 const FEED_FORWARD: [Role; 5] = [Role::FfnNorm, Role::Gate, Role::Up, Role::Down, Role::PostFfnNorm];
 
 impl Plan {
-    pub(crate) fn new(shape: &Shape, sources: &[Source], options: &Options) -> Result<Self, Error> {
-        let mut plan = Self { tensors: Vec::new(), segments: Vec::new(), layers: Vec::new(), payload_bytes: 0 };
+    pub(crate) fn new(shape: &Shape, sources: &[Source], options: &Options, screen: Option<&Screen>) -> Result<Self, Error> {
+        let mut plan = Self {
+            tensors: Vec::new(),
+            segments: Vec::new(),
+            layers: Vec::new(),
+            payload_bytes: 0,
+            screen: screen.map(Screen::section),
+        };
         let find = |role, layer| sources.iter().find(|s| s.role == role && s.layer == layer);
         let need = |role, layer| find(role, layer).ok_or(Error::Missing { role, layer });
         if !shape.tied {
@@ -124,11 +133,21 @@ impl Plan {
         plan.begin(SegmentKind::FinalNorm, 0);
         plan.whole(need(Role::FinalNorm, None)?, shape, options)?;
         plan.end();
-        let head = if shape.tied { Role::Embed } else { Role::Head };
-        // A tied checkpoint may spell its one matrix either way.
-        let head = find(head, None).map_or_else(|| need(Role::Head, None), Ok)?;
+        if let Some(screen) = screen {
+            plan.screened(screen, shape);
+        }
+        let head = head(shape, sources).ok_or(Error::Missing { role: Role::Head, layer: None })?;
         plan.parts(head, Role::Head, SegmentKind::Head, shape, options)?;
         Ok(plan)
+    }
+
+    /// What the head is, if the options or their defaults say so.
+    pub(crate) fn head_name(&self, options: &Options) -> Option<&'static str> {
+        match (&self.screen, options.screening) {
+            (Some(_), Screening::Precise) => Some("precise"),
+            (Some(_), _) => Some("screen"),
+            _ => options.head.map(Dtype::name),
+        }
     }
 
     fn begin(&mut self, kind: SegmentKind, layer: u32) -> usize {
@@ -143,9 +162,49 @@ impl Plan {
         }
     }
 
+    /// Mean, map and books in a segment of their own, then biases and codes in parts.
+    fn screened(&mut self, screen: &Screen, shape: &Shape) {
+        let (hidden, vocab) = (shape.hidden as usize, shape.vocab as usize);
+        self.begin(SegmentKind::Screen, 0);
+        self.made(Role::ScreenMean, Dtype::F32, 0..1, hidden);
+        self.made(Role::ScreenMap, Dtype::F16, 0..screen.dims, hidden);
+        self.made(Role::ScreenBooks, Dtype::F32, 0..1, screen.books.len());
+        self.end();
+        let n_subs = screen.subs.len();
+        let rows_of_part = (PART_BYTES / layout::tile_bytes(Dtype::U4, n_subs)).max(1) * TILE_ROWS;
+        for (part, first) in (0..vocab).step_by(rows_of_part).enumerate() {
+            let rows = first..(first + rows_of_part).min(vocab);
+            self.begin(SegmentKind::ScreenCodes, part as u32);
+            self.made(Role::ScreenBias, Dtype::F16, rows.clone(), 1);
+            self.made(Role::ScreenCodes, Dtype::U4, rows, n_subs);
+            self.end();
+        }
+    }
+
+    /// A tensor of the screen, which no checkpoint has.
+    fn made(&mut self, role: Role, dtype: Dtype, rows: Range<usize>, cols: usize) {
+        let bytes = if role.is_flat() { 4 * cols } else { layout::matrix_bytes(dtype, rows.len(), cols) } as u64;
+        self.payload_bytes = self.payload_bytes.next_multiple_of(TENSOR_ALIGN as u64);
+        self.tensors.push(Planned {
+            role,
+            layer: NO_LAYER,
+            name: role.name().to_owned(),
+            dtype,
+            transferred: false,
+            table: [0; 16],
+            rows,
+            cols,
+            segment: self.segments.len() - 1,
+            offset: self.payload_bytes,
+            bytes,
+            index: usize::MAX,
+        });
+        self.payload_bytes += bytes;
+    }
+
     /// A matrix in parts of whole tiles, each its own segment.
     fn parts(&mut self, source: &Source, role: Role, kind: SegmentKind, shape: &Shape, options: &Options) -> Result<(), Error> {
-        let (dtype, ..) = choose(source, role, options);
+        let (dtype, ..) = choose(source, role, options, self.screen.is_some());
         let rows_of_part = (PART_BYTES / layout::tile_bytes(dtype, source.cols.max(1))).max(1) * TILE_ROWS;
         for (part, first) in (0..source.rows).step_by(rows_of_part).enumerate() {
             self.begin(kind, part as u32);
@@ -165,7 +224,7 @@ impl Plan {
         if need != found {
             return Err(Error::Sizes { tensor: source.name.clone(), need, found });
         }
-        let (dtype, transferred, table) = choose(source, role, options);
+        let (dtype, transferred, table) = choose(source, role, options, self.screen.is_some());
         let bytes = if role.is_flat() { source.cols * 4 } else { layout::matrix_bytes(dtype, rows.len(), source.cols) } as u64;
         self.payload_bytes = self.payload_bytes.next_multiple_of(TENSOR_ALIGN as u64);
         self.tensors.push(Planned {
@@ -187,6 +246,13 @@ impl Plan {
     }
 }
 
+/// The matrix that is the head: a tied checkpoint may spell its one matrix either way.
+pub(crate) fn head<'s>(shape: &Shape, sources: &'s [Source]) -> Option<&'s Source> {
+    let find = |role| sources.iter().find(|s| s.role == role && s.layer.is_none());
+    let embed = if shape.tied { find(Role::Embed) } else { None };
+    embed.or_else(|| find(Role::Head))
+}
+
 fn is_required(role: Role) -> bool {
     matches!(
         role,
@@ -195,10 +261,13 @@ fn is_required(role: Role) -> bool {
 }
 
 /// Element type, whether the source's codes move as they are, and the level table.
-fn choose(source: &Source, role: Role, options: &Options) -> (Dtype, bool, [i8; 16]) {
+fn choose(source: &Source, role: Role, options: &Options, screened: bool) -> (Dtype, bool, [i8; 16]) {
     const NONE: [i8; 16] = [0; 16];
     if role.is_flat() {
         return (Dtype::F32, false, NONE);
+    }
+    if screened && role == Role::Head {
+        return (Dtype::Q8R, false, NONE);
     }
     let is_head = matches!(role, Role::Embed | Role::Head);
     let wanted = match (options.head, is_head) {

@@ -54,14 +54,14 @@ impl Report {
         let mut tensors: Vec<TensorReport> = Vec::new();
         for (t, loss) in plan.tensors.iter().zip(losses) {
             let layer = (t.layer != bourn_format::image::NO_LAYER).then_some(usize::from(t.layer));
-            match tensors.last_mut() {
-                Some(last) if layer.is_none() && last.role == t.role && last.layer == layer => {
+            match tensors.iter_mut().find(|known| layer.is_none() && known.role == t.role) {
+                Some(last) => {
                     last.rows += t.rows.len();
                     last.bytes += t.bytes;
                     last.squared_error += loss.error;
                     last.energy += loss.energy;
                 }
-                _ => tensors.push(TensorReport {
+                None => tensors.push(TensorReport {
                     name: t.name.clone(),
                     role: t.role,
                     layer,

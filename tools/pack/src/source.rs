@@ -192,7 +192,7 @@ fn provenance(src: &Checkpoint, plan: &Plan, options: &Options) -> Result<String
         },
         "options": {
             "weights": options.weights.name(),
-            "head": options.head.map(Dtype::name),
+            "head": plan.head_name(options),
             "method": options.method.name(),
             "levels": options.levels.table(),
         },

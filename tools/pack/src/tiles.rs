@@ -2,10 +2,12 @@
 
 use crate::output::Output;
 use crate::plan::{Plan, Planned};
-use crate::quantize::{self, Blocks, DoesNotFit, Loss, Recipe};
+use crate::screen::Screen;
+use crate::quantize::{self, Blocks, DoesNotFit, Loss, Method, Recipe};
 use crate::source;
 use crate::{Error, Options, Progress};
 use bourn_checkpoint::Checkpoint;
+use bourn_format::Role;
 use bourn_format::layout::{TILE_ROWS, tile_bytes};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -13,18 +15,24 @@ use std::thread;
 /// Weights that are made before they are written: what bounds memory.
 const BATCH_WEIGHTS: usize = 1 << 20;
 
+/// Threads to work with.
+pub(crate) fn threads(options: &Options) -> usize {
+    match options.threads {
+        0 => thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
 /// Writes all tensors, padding included; returns what each of them lost.
 pub(crate) fn write(
     src: &Checkpoint,
     plan: &Plan,
+    screen: Option<&Screen>,
     options: &Options,
     output: &mut Output,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Vec<Loss>, Error> {
-    let threads = match options.threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let threads = threads(options);
     let total = plan.tensors.iter().map(|t| t.rows.len() as u64 * t.cols as u64).sum();
     let mut done = 0;
     let mut losses = Vec::with_capacity(plan.tensors.len());
@@ -32,6 +40,14 @@ pub(crate) fn write(
     for tensor in &plan.tensors {
         output.pad_to(tensor.offset)?;
         let mut loss = Loss::default();
+        if let Some(screen) = screen.filter(|_| tensor.role.is_screen()) {
+            made(screen, tensor, &mut bytes)?;
+            output.push(&bytes)?;
+            done += tensor.rows.len() as u64 * tensor.cols as u64;
+            progress(Progress { tensor: &tensor.name, done, total });
+            losses.push(loss);
+            continue;
+        }
         if tensor.role.is_flat() {
             loss.add(vector(src, tensor, &mut bytes)?);
             output.push(&bytes)?;
@@ -69,6 +85,40 @@ fn vector(src: &Checkpoint, tensor: &Planned, out: &mut Vec<u8>) -> Result<Loss,
     out.clear();
     out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
     Ok(Loss { error: 0.0, energy: values.iter().map(|v| f64::from(*v) * f64::from(*v)).sum() })
+}
+
+/// A tensor of the screen.
+fn made(screen: &Screen, tensor: &Planned, out: &mut Vec<u8>) -> Result<(), Error> {
+    let rows = &tensor.rows;
+    out.clear();
+    let values = match tensor.role {
+        Role::ScreenMean => &screen.mean,
+        Role::ScreenBooks => &screen.books,
+        Role::ScreenCodes => {
+            let size = tile_bytes(tensor.dtype, tensor.cols);
+            out.extend_from_slice(&screen.codes[rows.start / TILE_ROWS * size..rows.end.div_ceil(TILE_ROWS) * size]);
+            return Ok(());
+        }
+        Role::ScreenMap => &screen.map,
+        _ => &screen.bias,
+    };
+    if let Some(&found) = values.iter().find(|v| !v.is_finite()) {
+        return Err(not_fitting(tensor, 0, found));
+    }
+    if tensor.role.is_flat() {
+        out.extend(values.iter().flat_map(|v| v.to_le_bytes()));
+        return Ok(());
+    }
+    let size = tile_bytes(tensor.dtype, tensor.cols);
+    out.resize(rows.len().div_ceil(TILE_ROWS) * size, 0);
+    let values = &values[rows.start * tensor.cols..rows.end * tensor.cols];
+    let recipe =
+        Recipe { dtype: tensor.dtype, method: Method::Rtn, levels: &quantize::Levels::linear(), importance: None };
+    for (tile, (values, out)) in values.chunks(TILE_ROWS * tensor.cols).zip(out.chunks_exact_mut(size)).enumerate() {
+        quantize::tile(&recipe, values, tensor.cols, out)
+            .map_err(|DoesNotFit { row, found }| not_fitting(tensor, rows.start + tile * TILE_ROWS + row, found))?;
+    }
+    Ok(())
 }
 
 /// Tiles `first..first + n` of a tensor into `out`.

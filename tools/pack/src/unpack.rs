@@ -1,7 +1,8 @@
 //! The way back: weights as floats, straight from the layout's definition (FORMAT.md §4) and no kernel.
 
 use bourn_format::layout::{
-    Dtype, GROUP, TILE_ROWS, byte_offset, float_index, min_offset, nibble_offset, scale_offset, tile_bytes,
+    Dtype, GROUP, TILE_ROWS, byte_offset, code_offset, float_index, min_offset, nibble_offset, row_byte_offset, row_bytes,
+    scale_offset, tile_bytes,
 };
 use bourn_format::{Image, Role, Tensor};
 use half::{bf16, f16};
@@ -21,6 +22,7 @@ pub fn unpack_row(tensor: &Tensor<'_>, bytes: &[u8], row: usize) -> Option<Vec<f
     let tile = &bytes[row / TILE_ROWS * size..][..size];
     let row = row % TILE_ROWS;
     let half_at = |at: usize| u16::from_le_bytes([tile[at], tile[at + 1]]);
+    let by_row = &tile[row % TILE_ROWS * row_bytes(tensor.cols).min(tile.len() / TILE_ROWS)..];
     let scale = |col: usize| f16::from_bits(half_at(scale_offset(tensor.dtype, row, col / GROUP * GROUP))).to_f32();
     let level = |col: usize| {
         let (at, shift) = nibble_offset(tensor.dtype, row, col);
@@ -34,6 +36,14 @@ pub fn unpack_row(tensor: &Tensor<'_>, bytes: &[u8], row: usize) -> Option<Vec<f
         Dtype::F16 => f16::from_bits(half_at(2 * float_index(row, col))).to_f32(),
         Dtype::Bf16 => bf16::from_bits(half_at(2 * float_index(row, col))).to_f32(),
         Dtype::Q8 => scale(col) * f32::from(tile[byte_offset(row, col)] as i8),
+        Dtype::Q8R => {
+            let s = f16::from_le_bytes([by_row[col / GROUP * 2], by_row[col / GROUP * 2 + 1]]).to_f32();
+            s * f32::from(by_row[row_byte_offset(tensor.cols, col)] as i8)
+        }
+        Dtype::U4 => {
+            let (at, shift) = code_offset(row, col);
+            f32::from(tile[at] >> shift & 15)
+        }
         Dtype::Q4 => scale(col) * level(col),
         Dtype::Q4M => scale(col) * level(col) + f16::from_bits(half_at(min_offset(row, col))).to_f32(),
     };

@@ -20,7 +20,7 @@ struct Layer {
 const CORE: &[&str] = &["bourn-format", "bourn-kernels"];
 const SHELL: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
 const LIBRARY: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu"];
-const PACK: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-checkpoint"];
+const PACK: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-checkpoint"];
 const TOP: &[&str] =
     &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu", "bourn", "bourn-checkpoint", "bourn-pack"];
 

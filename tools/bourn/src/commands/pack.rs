@@ -3,7 +3,7 @@
 use crate::args::{Method, Pack};
 use crate::models;
 use crate::output::{bytes, json, line, round3};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json as object;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,6 +16,10 @@ pub fn pack(a: &Pack, quiet: bool) -> Result<ExitCode> {
     options.method = match a.method {
         Method::Rtn => bourn_pack::Method::Rtn,
     };
+    if let Some(path) = &a.calibration {
+        let bytes = std::fs::read(path).with_context(|| format!("{}: read", path.display()))?;
+        options.calibration = Some(models::utf8(bytes, &path.display().to_string())?.into());
+    }
     let report = models::pack(&checkpoint, &a.out, &options, quiet)?;
     let seconds = round3(start.elapsed().as_secs_f64());
     if a.json {

@@ -77,7 +77,8 @@ pub(crate) fn tile(recipe: &Recipe<'_>, x: &[f32], cols: usize, out: &mut [u8]) 
         (Dtype::F32, _) => Ok(float::f32_tile(x, cols, out)),
         (Dtype::F16, _) => float::f16_tile(x, cols, out),
         (Dtype::Bf16, _) => float::bf16_tile(x, cols, out),
-        (Dtype::Q8, Method::Rtn) => q8::tile(x, cols, out),
+        (Dtype::Q8 | Dtype::Q8R, Method::Rtn) => q8::tile(recipe.dtype, x, cols, out),
+        (Dtype::U4, _) => Ok(Loss::default()),
         // A Q4M tensor is only ever transferred; quantizing to it would be Q4 with a minimum of 0.
         (Dtype::Q4 | Dtype::Q4M, Method::Rtn) => q4::tile(recipe, x, cols, out),
     }

@@ -1,14 +1,15 @@
-//! Q8: `w ≈ s·q`, `s = f16(max|w| / 127)`, `q = round-half-even(w / s)` with the rounded `s`, within ±127.
+//! Q8 and Q8R: `w ≈ s·q`, `s = f16(max|w| / 127)`, `q = round-half-even(w / s)` with the rounded `s`, within ±127.
 
 use super::{DoesNotFit, Loss, group_of, max_abs, sum_of};
 use bourn_format::Dtype;
-use bourn_format::layout::{GROUP, byte_offset, scale_offset};
+use bourn_format::layout::{GROUP, byte_offset, row_byte_offset, row_bytes, scale_offset};
 use half::f16;
 
 /// Adding and taking away 1.5 · 2²³ rounds to the nearest integer, halves to even, exactly for |v| < 2²².
 const ROUND: f32 = 12_582_912.0;
 
-pub(super) fn tile(x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesNotFit> {
+/// A tile of Q8, or the same values row after row (Q8R).
+pub(super) fn tile(dtype: Dtype, x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesNotFit> {
     let mut loss = Loss::default();
     for (row, values) in x.chunks_exact(cols).enumerate() {
         for group in 0..cols.div_ceil(GROUP) {
@@ -24,10 +25,13 @@ pub(super) fn tile(x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesN
                 error: f64::from(sum_of(|i| (x[i] - s * q[i]) * (x[i] - s * q[i]))),
                 energy: f64::from(sum_of(|i| x[i] * x[i])),
             });
-            let at = scale_offset(Dtype::Q8, row, group * GROUP);
+            let by_rows = dtype == Dtype::Q8R;
+            let start = row * row_bytes(cols);
+            let at = if by_rows { start + 2 * group } else { scale_offset(Dtype::Q8, row, group * GROUP) };
             out[at..at + 2].copy_from_slice(&scale.to_bits().to_le_bytes());
             for (p, word) in q.as_chunks::<4>().0.iter().enumerate() {
-                let at = byte_offset(row, group * GROUP + 4 * p);
+                let col = group * GROUP + 4 * p;
+                let at = if by_rows { start + row_byte_offset(cols, col) } else { byte_offset(row, col) };
                 out[at..at + 4].copy_from_slice(&word.map(|v| v as i8 as u8));
             }
         }
@@ -54,7 +58,7 @@ mod tests {
     fn keeps_integers_times_a_power_of_two() {
         let x: Vec<f32> = (0..96).map(|i| if i % 32 == 0 { 127.0 } else { f32::from(i as i8) - 64.0 } * 0.125).collect();
         let mut out = vec![0; tile_bytes(Dtype::Q8, 96)];
-        assert_eq!(tile(&x, 96, &mut out).unwrap().error, 0.0);
+        assert_eq!(tile(Dtype::Q8, &x, 96, &mut out).unwrap().error, 0.0);
         for (col, v) in x.iter().enumerate() {
             assert_eq!(f32::from(out[byte_offset(0, col)] as i8) * 0.125, *v, "column {col}");
         }
@@ -74,7 +78,7 @@ mod tests {
     fn rounds_halves_to_even() {
         let x = [127.0f32, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 3.49];
         let mut out = vec![0; tile_bytes(Dtype::Q8, 8)];
-        tile(&x, 8, &mut out).unwrap();
+        tile(Dtype::Q8, &x, 8, &mut out).unwrap();
         let q: Vec<i8> = (0..8).map(|col| out[byte_offset(0, col)] as i8).collect();
         assert_eq!(q, [127, 0, 2, 2, 0, -2, -2, 3]);
     }
