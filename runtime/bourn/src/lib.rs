@@ -25,7 +25,7 @@ mod stop;
 pub mod template;
 
 pub use bourn_core::text::EncodeOptions;
-pub use bourn_core::{KvDtype, SamplerOptions};
+pub use bourn_core::{HeadMode, KvDtype, SamplerOptions};
 pub use bourn_host::{RamPlan, StreamKind, StreamStats, Threads};
 pub use error::{Error, PromptCacheError};
 pub use model::{Message, Model, OpenOptions};

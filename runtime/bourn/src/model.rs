@@ -5,7 +5,7 @@ use crate::ram::Ram;
 use crate::session::{Session, SessionOptions};
 use crate::template::Template;
 use bourn_core::text::{EncodeOptions, Tokenizer};
-use bourn_core::{KvDtype, SamplerOptions};
+use bourn_core::{HeadMode, KvDtype, SamplerOptions};
 use bourn_format::{Dtype, Image, Role};
 use bourn_host::{ImageFile, Pool, StreamKind, Threads, machine};
 use bourn_kernels::Kernels;
@@ -26,6 +26,8 @@ pub struct OpenOptions {
     pub isa: Option<String>,
     /// Within so much memory, whatever `stream` says; there is room for one session at a time.
     pub ram: Option<Ram>,
+    /// Which rows of a screened head are read.
+    pub head: HeadMode,
 }
 
 /// An open model. Sessions borrow from it; any number may be open.
@@ -38,6 +40,7 @@ pub struct Model {
     template: OnceLock<Template>,
     opened_in: Duration,
     ram: Option<Ram>,
+    head: HeadMode,
     /// Whether a session has the room that a budget leaves for one.
     taken: AtomicBool,
     /// Bytes of the budget that are left to others.
@@ -80,6 +83,7 @@ impl Model {
             template: OnceLock::new(),
             opened_in: start.elapsed(),
             ram: options.ram.clone(),
+            head: options.head,
             taken: AtomicBool::new(false),
             reserved: AtomicU64::new(0),
         })
@@ -93,6 +97,11 @@ impl Model {
     /// The file and its bytes.
     pub fn file(&self) -> &ImageFile {
         &self.file
+    }
+
+    /// Which rows of a screened head are read.
+    pub fn head(&self) -> HeadMode {
+        self.head
     }
 
     /// The budget.

@@ -2,7 +2,7 @@
 
 use crate::session::{SessionOptions, Speculate};
 use crate::{Error, Model};
-use bourn_core::{Options, workspace_bytes};
+use bourn_core::{HeadMode, Options, workspace_bytes};
 use bourn_host::stream::plan::PROGRAM_BYTES;
 use bourn_host::{RamOptions, RamPlan, ReadOptions, machine, stream};
 use std::sync::Arc;
@@ -50,6 +50,7 @@ impl Ram {
                 retain: options.core(model).retain,
                 program_bytes: PROGRAM_BYTES.max(here.next_multiple_of(1 << 20)) + model.reserved(),
                 page: stream::page_bytes(),
+                whole_head: model.head() == HeadMode::Exact,
                 ..RamOptions::new(self.budget, options.kv.unwrap_or_else(|| model.default_kv()))
             };
             RamPlan::new(model.image(), &ram)

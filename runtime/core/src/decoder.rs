@@ -160,10 +160,10 @@ impl<'w> Session<'w> {
             for first in (0..block.len()).step_by(self.plan.logit_rows) {
                 let n = self.plan.logit_rows.min(block.len() - first);
                 if first + n < block.len()
-                    && let Some(end) = engine.image.parts(Role::Head).last()
+                    && let Some(end) = self.head_end(engine.image)
                 {
                     // The head once more, for other positions.
-                    engine.stream.turn(end.segment, engine.image.final_norm().segment);
+                    engine.stream.turn(end, engine.image.final_norm().segment);
                 }
                 self.head(engine, first, n)?;
                 for (i, row) in self.buffers.logits.chunks(self.plan.vocab_rows.max(1)).take(n).enumerate() {

@@ -1,6 +1,6 @@
 //! The image: its head, its tokenizer section, and the decoder on whatever weights an accepted image has.
 
-use bourn_core::{Engine, Error, KvDtype, Options, Session, WeightStream, workspace_bytes};
+use bourn_core::{Engine, Error, HeadMode, KvDtype, Options, Session, WeightStream, workspace_bytes};
 use bourn_format::superblock::BYTES;
 use bourn_format::{Image, checksum};
 use bourn_kernels::OneCore;
@@ -46,6 +46,9 @@ fn open(bytes: &[u8]) {
         let layer = image.layer(i);
         seen ^= u64::from(layer.get(bourn_format::Role::Down).is_some());
     }
+    if let Some(screen) = image.screen() {
+        seen ^= (screen.book_values() ^ screen.candidate_bytes(image.shape().hidden as usize)) as u64;
+    }
     for page in 0..image.n_pages().min(64) {
         seen ^= u64::from(image.check_page(page, &[]).is_ok());
     }
@@ -70,10 +73,16 @@ fn decode(image: &Image<'_>, bytes: &[u8]) {
     let mut stream = Bytes { image, bytes };
     let kernels = bourn_kernels::best();
     let mut engine = Engine { image, stream: &mut stream, kernels, decode: &OneCore, prefill: &OneCore };
-    for tokens in [&[0, 1][..], &[u32::MAX], &[image.shape().vocab - 1]] {
+    for (tokens, mode) in [
+        (&[0, 1][..], HeadMode::Screened),
+        (&[u32::MAX], HeadMode::Screened),
+        (&[image.shape().vocab - 1], HeadMode::Exact),
+    ] {
+        session.set_head_mode(mode);
         // An error is an answer; only a panic is a finding.
         let _ = session.prefill(&mut engine, tokens);
     }
+    let _ = session.prefill_allowed(&mut engine, &[0], &[0, image.shape().vocab - 1, u32::MAX]);
 }
 
 /// The image's bytes as they are: page sums are not checked, so that broken weights reach the kernels.

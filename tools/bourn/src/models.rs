@@ -1,10 +1,10 @@
 //! Model arguments → images: a path is opened as it is, a catalogue name is fetched and packed on first use.
 
-use crate::args::{self, PackHead, Stream, Weights};
+use crate::args::{self, Head, PackHead, Stream, Weights};
 use crate::output::{bar, hinted, note};
 use crate::{cache, catalogue, fetch, ram, signal};
 use anyhow::{Context, Result, bail};
-use bourn::{KvDtype, Model, OpenOptions, Ram, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
+use bourn::{HeadMode, KvDtype, Model, OpenOptions, Ram, SamplerOptions, SessionOptions, Speculate, StreamKind, Threads};
 use bourn_checkpoint::Checkpoint;
 use bourn_format::{Dtype, checksum};
 use bourn_pack::{Report, Screening};
@@ -182,7 +182,21 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
             Stream::Resident => StreamKind::Resident,
         },
         isa: open.isa.clone(),
+<<<<<<< HEAD
         ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
+=======
+        head: match open.head {
+            Head::Screen => HeadMode::Screened,
+            Head::Exact => HeadMode::Exact,
+        },
+        ram: open.ram.map(|budget| Ram {
+            budget,
+            lock: open.lock,
+            throttle: open.throttle,
+            cancel: Some(signal::flag()),
+            ..Ram::default()
+        }),
+>>>>>>> 7f12840 (Test and describe the screened head)
     };
     Ok(Model::open(path, &options)?)
 }

@@ -128,5 +128,7 @@ fn segment_name(image: &Image<'_>, i: usize) -> String {
         SegmentKind::FeedForward => format!("ffn{}", s.layer),
         SegmentKind::FinalNorm => "norm".to_owned(),
         SegmentKind::Head => format!("head{}", s.layer),
+        SegmentKind::Screen => "screen".to_owned(),
+        SegmentKind::ScreenCodes => format!("codes{}", s.layer),
     }
 }

@@ -96,7 +96,8 @@ impl<'m> Session<'m> {
         let image = model.image();
         let (core, room) = model.prepare(options)?;
         let vocab = image.shape().vocab as usize;
-        let memory = OwnedSession::new(image, &core)?;
+        let mut memory = OwnedSession::new(image, &core)?;
+        memory.set_head_mode(model.head());
         let most = options.speculate.most(vocab, core.prefill_block).min(memory.verify_limit() - 1);
         let mut session = Self {
             model,

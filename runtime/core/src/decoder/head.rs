@@ -134,6 +134,13 @@ impl Session<'_> {
         self.logits(engine.kernels, image, 0)
     }
 
+    /// The last segment that a head reads whole.
+    pub(super) fn head_end(&self, image: &Image<'_>) -> Option<usize> {
+        let screened = image.screen().is_some() && self.head_mode == HeadMode::Screened;
+        let role = if screened { Role::ScreenCodes } else { Role::Head };
+        image.parts(role).last().map(|t| t.segment)
+    }
+
     /// Logits of tokens `first..first + n` of the last block into the first `n` rows of the logits buffer.
     pub(super) fn head(&mut self, engine: &mut Engine<'_>, first: usize, n: usize) -> Result<(), Error> {
         self.final_norm(engine, first, n)?;

@@ -97,7 +97,7 @@ impl Pager {
         for (item, &i) in plan.streamed.iter().enumerate() {
             places[i] = Place::Streamed(item);
         }
-        let next_streamed = next_streamed(image.n_segments(), &cycle(image), &places);
+        let next_streamed = next_streamed(image.n_segments(), &cycle(image, plan.whole_head), &places);
         let shared = Shared::new(area, ring, Arc::clone(&head), source, options);
         // From here on dropping ends the readers.
         let mut this = Self {

@@ -51,6 +51,8 @@ pub struct RamOptions {
     pub program_bytes: u64,
     /// Bytes of a page of memory.
     pub page: u64,
+    /// All rows of a screened head are read for every token.
+    pub whole_head: bool,
 }
 
 impl RamOptions {
@@ -65,6 +67,7 @@ impl RamOptions {
             retain: 0,
             program_bytes: PROGRAM_BYTES,
             page: 4096,
+            whole_head: false,
         }
     }
 }
@@ -98,13 +101,22 @@ pub struct RamPlan {
     pub pinned_bytes: u64,
     /// Segments that are read anew for every token, in reading order.
     pub streamed: Vec<usize>,
-    /// Their bytes: what every token costs the device.
+    /// Their bytes: what every token costs the device, besides the candidates' rows of a screened head that is not pinned.
     pub streamed_bytes: u64,
+    /// All rows of a screened head are in the cycle.
+    pub whole_head: bool,
 }
 
-/// The segments that the decoder reads for every token, in order: all but those of an untied embedding.
-pub(crate) fn cycle(image: &Image<'_>) -> Vec<usize> {
-    (0..image.n_segments()).filter(|&i| image.segment(i).kind != SegmentKind::Embed && image.segment(i).bytes > 0).collect()
+/// The segments that the decoder reads for every token, in order: all but those of an untied embedding and of a screened
+/// head, of which it reads single rows.
+pub(crate) fn cycle(image: &Image<'_>, whole_head: bool) -> Vec<usize> {
+    let by_rows = |kind| match kind {
+        SegmentKind::Embed => true,
+        SegmentKind::Head => image.screen().is_some() && !whole_head,
+        SegmentKind::Screen | SegmentKind::ScreenCodes => whole_head,
+        _ => false,
+    };
+    (0..image.n_segments()).filter(|&i| !by_rows(image.segment(i).kind) && image.segment(i).bytes > 0).collect()
 }
 
 impl RamPlan {
@@ -146,7 +158,7 @@ impl RamPlan {
         let block = options.prefill_block.unwrap_or(RESIDENT_BLOCK).min(context.max(1));
         let everything = sizes.fixed(context)? + sizes.workspace(context, block)? + sizes.all;
         if everything <= options.budget {
-            return sizes.plan(context, block, 0, u64::MAX);
+            return sizes.plan(context, block, 0, options.budget - (everything - sizes.all));
         }
         // An eighth for the block: every block of a prompt reads the file once.
         let block = match options.prefill_block {
@@ -232,7 +244,7 @@ struct Sizes<'a> {
 
 impl<'a> Sizes<'a> {
     fn new(image: &'a Image<'a>, options: &'a RamOptions) -> Self {
-        let cycle = cycle(image);
+        let cycle = cycle(image, options.whole_head);
         let page = PAGE as u64;
         let bytes = |i: &usize| image.segment(*i).bytes;
         let largest = cycle.iter().map(bytes).max().unwrap_or(0);
@@ -292,7 +304,19 @@ impl<'a> Sizes<'a> {
         let of = |wanted: bool| -> Vec<usize> {
             self.cycle.iter().zip(&in_memory).filter(|&(_, &pinned)| pinned == wanted).map(|(&i, _)| i).collect()
         };
-        let (pinned, streamed) = (of(true), of(false));
+        let (mut pinned, streamed) = (of(true), of(false));
+        let streamed_bytes = self.all - pinned_bytes;
+        if streamed.is_empty() && self.image.screen().is_some() && !self.options.whole_head {
+            // Rows of the head are asked for one by one: what room is left keeps the first ones, the tokens most in use.
+            for i in (0..self.image.n_segments()).filter(|&i| self.image.segment(i).kind == SegmentKind::Head) {
+                if pinned_bytes + self.image.segment(i).bytes > room {
+                    break;
+                }
+                pinned_bytes += self.image.segment(i).bytes;
+                pinned.push(i);
+            }
+            pinned.sort_unstable();
+        }
         Ok(RamPlan {
             budget: self.options.budget,
             context,
@@ -307,7 +331,8 @@ impl<'a> Sizes<'a> {
             pinned,
             pinned_bytes,
             streamed,
-            streamed_bytes: self.all - pinned_bytes,
+            streamed_bytes,
+            whole_head: self.options.whole_head,
         })
     }
 }

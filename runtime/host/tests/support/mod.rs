@@ -43,6 +43,7 @@ pub fn plan(image: &Image<'_>, pinned: &[usize]) -> RamPlan {
         program_bytes: 0,
         head_bytes: 0,
         workspace_bytes: 0,
+        whole_head: false,
         sampler_bytes: 0,
         tile_bytes: 64 << 10,
         ring_bytes: 2 * all.iter().map(bytes).max().unwrap(),

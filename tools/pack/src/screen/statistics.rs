@@ -124,7 +124,7 @@ impl<'a> Run<'a> {
                 what: format!("text too short: need at least {FEWEST} tokens, have {}", ids.len()),
             });
         }
-        let core = CoreOptions { context: window, prefill_block: BLOCK, kv: KvDtype::F16, logit_rows: LOGIT_ROWS };
+        let core = CoreOptions { context: window, prefill_block: BLOCK, kv: KvDtype::F16, logit_rows: LOGIT_ROWS, retain: 0 };
         let threads = crate::tiles::threads(options);
         let vocab = shape.vocab as usize;
         Ok(Self {
