@@ -324,12 +324,17 @@ pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
     note(
         quiet,
         &format!(
-            "isa={} threads={} stream={} image=v{} {} kv={}",
+            "isa={} threads={} stream={} image=v{} {} head={} kv={}",
             model.kernels().isa,
             session.threads(),
             ram::stream_name(model),
             model.image().superblock().version,
             model.weights().name(),
+            match (model.image().screen(), model.head()) {
+                (None, _) => "whole",
+                (_, HeadMode::Screened) => "screen",
+                (_, HeadMode::Exact) => "exact",
+            },
             kv_name(session.kv()),
         ),
     );

@@ -46,6 +46,7 @@ pub fn inspect(a: &Inspect, quiet: bool) -> Result<ExitCode> {
             "context": shape.max_context,
             "window": shape.window,
             "tied": shape.tied,
+            "screen": image.screen().map(|s| object!({"bits_per_row": 4 * s.n_subs(), "candidates": s.candidates(), "margin": s.margin()})),
             "tokenizer": image.tokenizer().is_some(),
             "chat_template": image.chat_template().is_some(),
             "verified": a.verify,
@@ -78,6 +79,15 @@ pub fn inspect(a: &Inspect, quiet: bool) -> Result<ExitCode> {
         shape.max_context
     );
     let _ = writeln!(out, "{} read per token", bytes(image.bytes_per_token()));
+    if let Some(s) = image.screen() {
+        let bits = 4 * s.n_subs();
+        let _ = writeln!(
+            out,
+            "screened head: {bits} bits of every row, then at most {} rows exactly, of scores within {} of the best",
+            s.candidates(),
+            s.margin()
+        );
+    }
     let _ = writeln!(out, "licence: {}", image.license().lines().next().unwrap_or("not stated"));
     if a.verify {
         let _ = writeln!(out, "all {} pages match their checksums", image.n_pages());
