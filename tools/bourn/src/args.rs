@@ -226,7 +226,7 @@ pub enum Weights {
 /// How a head is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum PackHead {
-    /// A coarse look at every row, exact 8-bit rows for the best 4 096
+    /// A coarse look at every row, exact 8-bit rows for the best 6 144 at most
     Screen,
     /// The same with more bits for the look and more exact rows
     Precise,

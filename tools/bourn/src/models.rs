@@ -182,21 +182,11 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
             Stream::Resident => StreamKind::Resident,
         },
         isa: open.isa.clone(),
-<<<<<<< HEAD
-        ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
-=======
         head: match open.head {
             Head::Screen => HeadMode::Screened,
             Head::Exact => HeadMode::Exact,
         },
-        ram: open.ram.map(|budget| Ram {
-            budget,
-            lock: open.lock,
-            throttle: open.throttle,
-            cancel: Some(signal::flag()),
-            ..Ram::default()
-        }),
->>>>>>> 7f12840 (Test and describe the screened head)
+        ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
     };
     Ok(Model::open(path, &options)?)
 }

@@ -67,7 +67,7 @@ pub enum Screening {
     Auto,
     /// All rows are read for every token.
     Never,
-    /// About 640 bits a row, and at most 4 096 rows exactly.
+    /// About 680 bits a row, and at most 6 144 rows exactly.
     Standard,
     /// About 1 600 bits a row, and at most 24 576 rows exactly.
     Precise,

@@ -41,7 +41,7 @@ impl Budget {
     /// The default: a quarter of a 4-bit head's bytes at most.
     pub(crate) fn standard(shape: &Shape) -> Self {
         let hidden = f64::from(shape.hidden);
-        Self { bits: 640.0f64.min(hidden), candidates: 4096.min(shape.vocab as usize / 8).max(1) }
+        Self { bits: 680.0f64.min(1.0625 * hidden), candidates: 6144.min(shape.vocab as usize / 8).max(1) }
     }
 
     /// The precise one.
