@@ -20,7 +20,7 @@ const IDS: [u32; 12] = [5, 72, 139, 206, 2, 69, 136, 203, 270, 66, 133, 200];
 const WRITTEN: usize = 16;
 /// Programs whose own tests are run, and the environment that they need.
 const SUITES: [(&str, &[(&str, &str)]); 2] = [("conformance", &[]), ("bits", &[("BOURN_FIXTURES", ".")])];
-const FIXTURES: [&str; 4] = ["v1.json", IMAGE, "v1-f16.bourn", "v1-quantized.bourn"];
+const FIXTURES: [&str; 6] = ["v1.json", IMAGE, "v1-f16.bourn", "v1-quantized.bourn", "v2.json", "v2-screen.bourn"];
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();

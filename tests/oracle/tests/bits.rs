@@ -8,16 +8,29 @@ use bourn_kernels::KvDtype;
 use bourn_oracle::golden::{self, ids};
 use bourn_oracle::place;
 use bourn_oracle::runner::{Runner, Setup};
+use serde_json::Value;
+
+/// Every golden image with its sums and the file they stand in, of every version of the format.
+fn images() -> Vec<(Value, String, Value)> {
+    let mut all = Vec::new();
+    for version in ["v1", "v2"] {
+        let expected =
+            golden::json(&place::fixtures().join(version).with_extension("json")).expect("the golden file can be read");
+        for (name, sums) in expected["images"].as_object().expect("golden images") {
+            all.push((expected.clone(), name.clone(), sums.clone()));
+        }
+    }
+    all
+}
 
 #[test]
 fn every_tier_and_thread_count_gives_the_golden_bits() {
-    let expected = golden::json(&place::fixtures().join("v1.json")).expect("the golden file can be read");
-    let prompt = ids(&expected["prompt"]).expect("a prompt");
-    let n = expected["generate"].as_u64().expect("a number of tokens") as usize;
     let pool = Pool::new(4);
     let mut runs = 0;
-    for (name, sums) in expected["images"].as_object().expect("golden images") {
-        let runner = Runner::open(&place::fixtures().join(name)).expect("a fixture of version 1 opens for ever");
+    for (expected, name, sums) in images() {
+        let prompt = ids(&expected["prompt"]).expect("a prompt");
+        let n = expected["generate"].as_u64().expect("a number of tokens") as usize;
+        let runner = Runner::open(&place::fixtures().join(&name)).expect("a fixture of any version opens for ever");
         for (kv, key) in [(KvDtype::F16, "kv_f16"), (KvDtype::I8, "kv_i8")] {
             for kernels in bourn_kernels::available() {
                 for threads in [1, 4] {
@@ -44,10 +57,9 @@ fn the_best_tier_is_the_one_this_cpu_is_known_for() {
 
 #[test]
 fn prefill_and_decode_give_the_same_bits() {
-    let expected = golden::json(&place::fixtures().join("v1.json")).expect("the golden file can be read");
-    let prompt = ids(&expected["prompt"]).expect("a prompt");
-    for (name, _) in expected["images"].as_object().expect("golden images") {
-        let runner = Runner::open(&place::fixtures().join(name)).expect("a fixture opens");
+    for (expected, name, _) in images() {
+        let prompt = ids(&expected["prompt"]).expect("a prompt");
+        let runner = Runner::open(&place::fixtures().join(&name)).expect("a fixture opens");
         let in_blocks_of = |block| {
             let setup = Setup { block, kv: KvDtype::F16, ..Setup::default() };
             let logits = runner.logits(&prompt, &setup).expect("the fixture runs");

@@ -2,8 +2,8 @@
 
 use crate::output::Output;
 use crate::plan::{Plan, Planned};
-use crate::screen::Screen;
 use crate::quantize::{self, Blocks, DoesNotFit, Loss, Method, Recipe};
+use crate::screen::Screen;
 use crate::source;
 use crate::{Error, Options, Progress};
 use bourn_checkpoint::Checkpoint;
@@ -112,8 +112,7 @@ fn made(screen: &Screen, tensor: &Planned, out: &mut Vec<u8>) -> Result<(), Erro
     let size = tile_bytes(tensor.dtype, tensor.cols);
     out.resize(rows.len().div_ceil(TILE_ROWS) * size, 0);
     let values = &values[rows.start * tensor.cols..rows.end * tensor.cols];
-    let recipe =
-        Recipe { dtype: tensor.dtype, method: Method::Rtn, levels: &quantize::Levels::linear(), importance: None };
+    let recipe = Recipe { dtype: tensor.dtype, method: Method::Rtn, levels: &quantize::Levels::linear(), importance: None };
     for (tile, (values, out)) in values.chunks(TILE_ROWS * tensor.cols).zip(out.chunks_exact_mut(size)).enumerate() {
         quantize::tile(&recipe, values, tensor.cols, out)
             .map_err(|DoesNotFit { row, found }| not_fitting(tensor, rows.start + tile * TILE_ROWS + row, found))?;

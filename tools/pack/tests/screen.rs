@@ -26,7 +26,14 @@ fn standard() -> Options {
 }
 
 /// Logits after each of `ids`, `[ids, vocab]`.
-fn logits(file: &ImageFile, mode: HeadMode, kernels: &'static Kernels, rows: &dyn Rows, logit_rows: usize, ids: &[u32]) -> Vec<f32> {
+fn logits(
+    file: &ImageFile,
+    mode: HeadMode,
+    kernels: &'static Kernels,
+    rows: &dyn Rows,
+    logit_rows: usize,
+    ids: &[u32],
+) -> Vec<f32> {
     let image = file.image();
     let options = CoreOptions { context: ids.len(), prefill_block: 8, kv: KvDtype::F16, logit_rows, retain: 0 };
     let mut workspace = vec![0; workspace_bytes(image, &options).unwrap()];

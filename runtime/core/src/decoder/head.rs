@@ -192,8 +192,7 @@ impl Session<'_> {
         let too_small = Error::Workspace { need: plan.bytes() as u64, have: 0 };
         let mut room = Room::carve(&plan.head, b.head).ok_or(too_small)?;
         centre(engine, plan, b.normed, n, &mut room)?;
-        let centred =
-            Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: room.centred, cols: plan.hidden, n };
+        let centred = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: room.centred, cols: plan.hidden, n };
         tables(engine, &pass, screen, &centred, &mut room.tables)?;
         scores(engine, rows, screen, plan, &room.tables, n, b.logits)?;
         let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.normed, cols: plan.hidden, n };

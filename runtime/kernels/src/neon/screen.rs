@@ -22,10 +22,7 @@ fn sums(tiles: [&[[u8; 16]]; TILES], tables: &[[[u8; 16]; 2]]) -> [[u16; 16]; TI
         let (low, high) = (load16(&pair[0]), load16(&pair[1]));
         for (acc, codes) in acc.iter_mut().zip([a, b, c, d]) {
             let codes = load16(codes);
-            let two = vaddq_u8(
-                vqtbl1q_u8(low, vandq_u8(codes, vdupq_n_u8(15))),
-                vqtbl1q_u8(high, vshrq_n_u8::<4>(codes)),
-            );
+            let two = vaddq_u8(vqtbl1q_u8(low, vandq_u8(codes, vdupq_n_u8(15))), vqtbl1q_u8(high, vshrq_n_u8::<4>(codes)));
             acc[0] = vaddw_u8(acc[0], vget_low_u8(two));
             acc[1] = vaddw_high_u8(acc[1], two);
         }

@@ -14,11 +14,7 @@ pub(crate) fn check(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &Block<'_>) -> usize {
     // Far beyond any image, and far below where a product of lengths would wrap: the tiers read unchecked after this.
     assert!(w.cols <= 1 << 24 && x.n <= 1 << 24);
     let (bytes, padded) = (tile_bytes(w.dtype, w.cols), padded_cols(w.cols));
-    assert!(
-        w.dtype.is_quantized() && w.dtype != Dtype::Q8R,
-        "mul_quantized takes quantized tiles, not {}",
-        w.dtype.name()
-    );
+    assert!(w.dtype.is_quantized() && w.dtype != Dtype::Q8R, "mul_quantized takes quantized tiles, not {}", w.dtype.name());
     assert!(w.cols > 0 && w.bytes.len() * TILE_ROWS == y.len() * bytes && y.len().is_multiple_of(TILE_ROWS));
     assert!(y.n() == x.n && x.q.len() == x.n * padded);
     assert!(x.scale.len() == x.n * (padded / GROUP) && x.sum.len() == x.scale.len());

@@ -133,8 +133,10 @@ mod tests {
     #[test]
     fn sixteen_lumps_are_found() {
         let mut random = Random::new(1);
-        let points: Vec<f32> =
-            (0..1600).flat_map(|i| [(i % 4) as f32 * 10.0, (i / 4 % 4) as f32 * 10.0]).map(|v| v + random.unit() as f32).collect();
+        let points: Vec<f32> = (0..1600)
+            .flat_map(|i| [(i % 4) as f32 * 10.0, (i / 4 % 4) as f32 * 10.0])
+            .map(|v| v + random.unit() as f32)
+            .collect();
         let book = centroids(&points, 2, &mut random);
         let error: f32 = points.chunks(2).map(|p| distance(p, &book[2 * assign(p, &book)..][..2])).sum::<f32>() / 1600.0;
         assert!(error < 0.3, "{error}");

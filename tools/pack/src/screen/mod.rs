@@ -12,11 +12,11 @@ pub(crate) use statistics::{Statistics, gather};
 
 use crate::plan::Source;
 use crate::{Error, Options, Progress, source};
+use books::{ENTRIES, Group, assign, centroids, groups};
 use bourn_checkpoint::Checkpoint;
 use bourn_format::Shape;
 use bourn_format::layout::{Dtype, TILE_ROWS, code_offset, n_tiles, tile_bytes};
 use bourn_format::screen::{MAX_SUBS, SCREEN_BYTES, Sub};
-use books::{ENTRIES, Group, assign, centroids, groups};
 use matrix::{Panels, Symmetric, multiply};
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -77,8 +77,16 @@ impl Screen {
     /// The SCREEN section.
     pub(crate) fn section(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        let words =
-            [self.subs.len() as u32, self.n_wide as u32, self.dims as u32, self.candidates as u32, self.margin.to_bits(), 0, 0, 0];
+        let words = [
+            self.subs.len() as u32,
+            self.n_wide as u32,
+            self.dims as u32,
+            self.candidates as u32,
+            self.margin.to_bits(),
+            0,
+            0,
+            0,
+        ];
         words.iter().for_each(|w| out.extend_from_slice(&w.to_le_bytes()));
         debug_assert_eq!(out.len(), SCREEN_BYTES);
         for sub in &self.subs {
@@ -187,14 +195,10 @@ pub(crate) fn fit(
         }
         (gram, sum)
     };
-    head.each(
-        moments,
-        &mut |done| told(0, done),
-        |_, (gram, sum)| {
-            spread.add(&gram);
-            mean.iter_mut().zip(sum).for_each(|(m, s)| *m += s);
-        },
-    )?;
+    head.each(moments, &mut |done| told(0, done), |_, (gram, sum)| {
+        spread.add(&gram);
+        mean.iter_mut().zip(sum).for_each(|(m, s)| *m += s);
+    })?;
     spread.take_square(&mean);
     let (variances, axes) = spread.between(&root).eigen();
 

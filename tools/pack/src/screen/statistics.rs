@@ -193,7 +193,9 @@ impl<'a> Run<'a> {
         let mean = offset.iter().zip(&shift).map(|(o, s)| o + f64::from(*s)).collect();
         let finite = states.iter().chain(&logits).all(|v| v.is_finite()) && squares.values.iter().all(|v| v.is_finite());
         if !finite {
-            return Err(Error::Calibration { what: "the model's states are not finite: need numbers, found NaN or infinity".into() });
+            return Err(Error::Calibration {
+                what: "the model's states are not finite: need numbers, found NaN or infinity".into(),
+            });
         }
         Ok(Statistics { shape, mean, covariance: squares, probabilities, held: states, logits })
     }

@@ -12,8 +12,8 @@ use bourn_checkpoint::Checkpoint;
 use bourn_format::VERSION;
 use bourn_kernels::KvDtype;
 use bourn_oracle::place;
-use bourn_oracle::runner::{Runner, Setup, pack};
-use bourn_pack::Weights;
+use bourn_oracle::runner::{Runner, Setup};
+use bourn_pack::{Options, Screening};
 use serde_json::json;
 
 use folder::{VOCAB, write_json};
@@ -29,9 +29,10 @@ fn main() -> Result<()> {
     let prompt: Vec<u32> = (0..40).map(|i| (i * 67 + 5) % VOCAB as u32).collect();
     let generate = 8;
     let mut images = serde_json::Map::new();
-    for weights in [Weights::Q4, Weights::F16] {
-        let name = format!("v{VERSION}-{}.bourn", weights.name());
-        pack(&source, &fixtures.join(&name), weights)?;
+    for (kind, screening) in [("screen", Screening::Standard)] {
+        let name = format!("v{VERSION}-{kind}.bourn");
+        let options = Options { screening, ..Options::default() };
+        bourn_pack::pack(&Checkpoint::open(&source)?, &fixtures.join(&name), &options, &mut |_| {})?;
         let runner = Runner::open(&fixtures.join(&name))?;
         let sum = |kv| -> Result<String> {
             let kernels = bourn_kernels::by_name("scalar").context("the scalar tier is always there")?;
