@@ -86,7 +86,7 @@ impl Image<'_> {
             let Some(&role) = role else {
                 return invalid("tensor role", u64::from(role_code));
             };
-            if !Dtype::from_code(u8_at(self.tensors, at + 4)).is_some_and(|d| d.version() <= self.superblock.version) {
+            if Dtype::from_code(u8_at(self.tensors, at + 4)).is_none_or(|d| d.version() > self.superblock.version) {
                 return invalid("tensor dtype", u64::from(u8_at(self.tensors, at + 4)));
             }
             let name_end = u64::from(u32_at(self.tensors, at + 24)) + u64::from(u32_at(self.tensors, at + 28));

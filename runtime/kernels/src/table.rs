@@ -120,6 +120,10 @@ pub struct Attend<'a> {
     pub softcap: f32,
 }
 
+/// See [`Kernels::screen_tables`].
+pub type MakeScreenTables =
+    fn(screen: &Screen<'_>, books: &[u8], y: &[f32], values: &mut [f32], low: &mut [u8], high: &mut [u8]) -> (f32, f32);
+
 /// The functions of one tier. Every tier returns the same bits.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernels {
@@ -158,8 +162,7 @@ pub struct Kernels {
     /// `lsb = max(max|v − m|/63 of narrow sub-quantizers, max|v − m|/4063 of wide ones)`; whole numbers `round((v − m)/lsb)` into `low`,
     /// of wide ones `64·high + low`, all lifted by 63. Returns `(lsb, Σ m_s)`. `books`: little-endian f32 `[sub][d][16]`;
     /// `values`: scratch `[n_subs·16]`.
-    pub screen_tables:
-        fn(screen: &Screen<'_>, books: &[u8], y: &[f32], values: &mut [f32], low: &mut [u8], high: &mut [u8]) -> (f32, f32),
+    pub screen_tables: MakeScreenTables,
     /// `y[r] = fma(Σ_s table_s[code(r, s)], lsb, bias[r] + base)`; the sum is a whole number. `y`: `[16 · tiles]`.
     pub screen_scores: fn(w: &ScreenTiles<'_>, t: &ScreenTables<'_>, y: &mut [f32]),
     /// Index of the largest value, the first of equals; NaN never wins.

@@ -258,8 +258,7 @@ pub struct Pack {
     /// Element type of the matrices
     #[arg(long, value_enum, default_value_t)]
     pub weights: Weights,
-    /// The head: screened, or of one element type (then the embedding's too) [default: screen where a q4 image has a vocabulary of
-    /// 32 768 or more and a tokenizer; else q8 under q4, else as --weights]
+    /// The head: screened, or of one element type (then the embedding's too) [default: q8 under q4, else as --weights]
     #[arg(long, value_enum)]
     pub head: Option<PackHead>,
     /// A text for the calibration run of a screened head [default: built in]

@@ -61,20 +61,14 @@ impl Weights {
 /// Whether the head is screened: a coarse look at all of its rows and an exact one, in 8 bits, at the best (FORMAT.md §5).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Screening {
-    /// [`Self::Standard`] under [`Weights::Q4`] when no type of head is asked for, the vocabulary has 32 768 tokens or more, the
-    /// head is not stored in 4 bits already, and the checkpoint has a tokenizer; else [`Self::Never`].
-    #[default]
-    Auto,
     /// All rows are read for every token.
+    #[default]
     Never,
     /// About 680 bits a row, and at most 6 144 rows exactly.
     Standard,
     /// About 1 600 bits a row, and at most 24 576 rows exactly.
     Precise,
 }
-
-/// Vocabulary from which on a head is screened unasked.
-const LARGE_VOCABULARY: u32 = 32_768;
 
 /// How to pack.
 #[derive(Clone, Debug)]
@@ -105,7 +99,7 @@ impl Default for Options {
             head: None,
             method: Method::Rtn,
             levels: Levels::fitted(),
-            screening: Screening::Auto,
+            screening: Screening::Never,
             calibration: None,
             threads: 0,
             cancel: Arc::default(),
@@ -132,7 +126,7 @@ pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn 
     let sources = source::tensors(src);
     let shape = source::shape(&src.spec)?;
     let head = plan::head(&shape, &sources);
-    let screen = match (budget(src, &shape, head, options), head) {
+    let screen = match (budget(&shape, options), head) {
         (Some(budget), Some(head)) => {
             let statistics = screen::gather(src, out, options, progress)?;
             Some(screen::fit(src, head, budget, &statistics, options, progress)?)
@@ -160,12 +154,9 @@ pub fn pack(src: &Checkpoint, out: &Path, options: &Options, progress: &mut dyn 
 }
 
 /// What the screen of the head may cost; `None`: no screen.
-fn budget(src: &Checkpoint, shape: &Shape, head: Option<&plan::Source>, options: &Options) -> Option<screen::Budget> {
-    let large = shape.vocab >= LARGE_VOCABULARY && head.is_some_and(|h| h.exact.is_none());
-    let unasked = options.weights == Weights::Q4 && options.head.is_none() && src.tokenizer.is_some();
+fn budget(shape: &Shape, options: &Options) -> Option<screen::Budget> {
     match options.screening {
         Screening::Never => None,
-        Screening::Auto => (large && unasked).then(|| screen::Budget::standard(shape)),
         Screening::Standard => Some(screen::Budget::standard(shape)),
         Screening::Precise => Some(screen::Budget::precise(shape)),
     }

@@ -41,8 +41,7 @@ pub(crate) fn tables<L: Lanes>(
     let zero = L::splat(0.0);
     let (mut base, mut narrow, mut wide) = (0.0f32, 0.0f32, 0.0f32);
     let mut at = 0;
-    let mut i = 0;
-    for sub in screen.subs() {
+    for (i, sub) in screen.subs().enumerate() {
         let mut v = zero;
         let mut d = 0;
         while d < sub.n {
@@ -60,7 +59,6 @@ pub(crate) fn tables<L: Lanes>(
             narrow = if half > narrow { half } else { narrow };
         }
         v.sub(L::splat(middle)).store(first_mut(&mut values[16 * i..]));
-        i += 1;
     }
     let (a, b) = (narrow / NARROW, wide / WIDE);
     let lsb = if a > b { a } else { b };
