@@ -5,7 +5,7 @@ mod made;
 use bourn_checkpoint::Checkpoint;
 use bourn_format::image::section;
 use bourn_format::superblock::{BYTES, SECTION_BYTES};
-use bourn_format::{Error, Image, PAGE, Role, checksum};
+use bourn_format::{Error, Image, PAGE, Role, VERSION, checksum};
 use bourn_pack::{Options, Weights, pack, unpack_row};
 use made::{Stored, Weights as Random, place};
 
@@ -45,8 +45,9 @@ fn rejects_truncated() {
 #[test]
 fn rejects_newer_version() {
     let mut file = image();
-    file[8] = 2;
-    let refused = Err(Error::NewerVersion { found: 2, newest: 1 });
+    let found = VERSION + 1;
+    file[8] = found as u8;
+    let refused = Err(Error::NewerVersion { found, newest: VERSION });
     assert_eq!(Image::new_checked(&file).map(|_| ()), refused);
     seal(&mut file);
     assert_eq!(Image::new_checked(&file).map(|_| ()), refused);
