@@ -262,8 +262,8 @@ pub struct Segment {
     pub kind: SegmentKind,
     /// Layer, or part number for embeddings and heads.
     pub layer: u32,
-    /// Where in the file; a multiple of [`PAGE`].
+    /// Where in the file; a multiple of [`crate::PAGE`].
     pub offset: u64,
-    /// Length; a multiple of [`PAGE`].
+    /// Length; a multiple of [`crate::PAGE`].
     pub bytes: u64,
 }
