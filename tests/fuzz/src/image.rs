@@ -73,11 +73,9 @@ fn decode(image: &Image<'_>, bytes: &[u8]) {
     let mut stream = Bytes { image, bytes };
     let kernels = bourn_kernels::best();
     let mut engine = Engine { image, stream: &mut stream, kernels, decode: &OneCore, prefill: &OneCore };
-    for (tokens, mode) in [
-        (&[0, 1][..], HeadMode::Screened),
-        (&[u32::MAX], HeadMode::Screened),
-        (&[image.shape().vocab - 1], HeadMode::Exact),
-    ] {
+    for (tokens, mode) in
+        [(&[0, 1][..], HeadMode::Screened), (&[u32::MAX], HeadMode::Screened), (&[image.shape().vocab - 1], HeadMode::Exact)]
+    {
         session.set_head_mode(mode);
         // An error is an answer; only a panic is a finding.
         let _ = session.prefill(&mut engine, tokens);
