@@ -21,7 +21,7 @@ const EMULATED_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"
 const EMULATED_CHECKSUM: &[&str] = &["--package", "bourn-oracle", "--test", "bits"];
 
 /// What must build for a machine without operating system.
-const BARE_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash"];
+const BARE_CRATES: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash", "bourn-protocol", "bourn-app"];
 const BARE_TARGET: &str = "aarch64-unknown-none";
 
 const GNU: &str = "aarch64-unknown-linux-gnu";

@@ -21,14 +21,28 @@ const CORE: &[&str] = &["bourn-format", "bourn-kernels"];
 const SHELL: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
 const LIBRARY: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu"];
 const PACK: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-checkpoint"];
-const TOP: &[&str] =
-    &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu", "bourn", "bourn-checkpoint", "bourn-pack"];
+const FIRMWARE: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash", "bourn-protocol"];
+const TOP: &[&str] = &[
+    "bourn-format",
+    "bourn-kernels",
+    "bourn-core",
+    "bourn-host",
+    "bourn-gpu",
+    "bourn",
+    "bourn-checkpoint",
+    "bourn-pack",
+    "bourn-protocol",
+    "bourn-app",
+    "bourn-hil-runner",
+];
 
 const LAYERS: &[Layer] = &[
     Layer { name: "bourn-format", may_use: &[], no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-kernels", may_use: &["bourn-format"], no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-core", may_use: CORE, no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-flash", may_use: SHELL, no_alloc: true, may_unsafe: false },
+    Layer { name: "bourn-protocol", may_use: &[], no_alloc: true, may_unsafe: false },
+    Layer { name: "bourn-app", may_use: FIRMWARE, no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-host", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-gpu", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn", may_use: LIBRARY, no_alloc: false, may_unsafe: false },

@@ -1,0 +1,19 @@
+//! What a board without an operating system and its host say to each other over a serial line.
+//!
+//! Modules in path order: [`frame`] (bytes on the line ↔ checked frames) → [`message`] (what they say) → [`client`] (the host's
+//! side: requests, retries, text). The board's side is `bourn-app`. README.md has the layout and the rules.
+//!
+//! No heap, no I/O, no clock: lines and clocks are the caller's.
+#![no_std]
+#![deny(unsafe_code)]
+#![allow(clippy::result_large_err, clippy::large_enum_variant, reason = "texts are kept in place: there is no heap")]
+
+pub mod client;
+mod error;
+pub mod frame;
+pub mod message;
+
+pub use client::{Client, Transport};
+pub use error::{Error, MAX_TEXT};
+pub use frame::{Channel, Frame, Receiver, VERSION};
+pub use message::{Answer, Request};
