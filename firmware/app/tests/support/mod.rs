@@ -1,6 +1,7 @@
 //! A board in memory: a card, a line whose bytes can be broken, and the app in a thread of its own.
 
 #![allow(dead_code, reason = "each test file uses some of it")]
+#![allow(clippy::result_large_err, reason = "that of the protocol, which has no heap")]
 
 use bourn_app::{Board, Exit, Memory, Parts};
 use bourn_core::Candidate;
