@@ -3,14 +3,38 @@
 /// Makes the token `$token` and its table: every generic kernel instantiated for `$lanes` inside a function with the target features,
 /// and `mul_quantized` (and others, if named) as the tier wrote them.
 ///
-/// `$features` are the target features as one literal, `$each` the same one by one for detection by `$detected!`.
+/// `$features` are the target features as one literal, `$each` the same one by one for detection by `$detected!`. A tier that is
+/// `like` another, whose features it has too, takes all but `mul_quantized` from that one's table.
 #[allow(unused_macros)]
 macro_rules! tier {
+    (
+        $(#[$doc:meta])*
+        $token:ident, $isa:literal, like: $like:path, features: $features:literal, each: [$($each:tt),*], detected: $detected:ident,
+        mul_quantized: $mul_quantized:path
+    ) => {
+        $crate::tier::tier!(@token $(#[$doc])* $token, $features, [$($each),*], $detected);
+
+        /// Reached only through the token.
+        static TABLE: $crate::table::Kernels =
+            $crate::table::Kernels { isa: $isa, mul_quantized: gate::mul_quantized, ..$like };
+
+        /// From a plain function pointer into a function with the tier's target features.
+        mod gate {
+            use $crate::rows::Block;
+            use $crate::table::{Q8Rows, Tiles};
+            use $crate::tier::gate;
+            gate!($features, $mul_quantized, mul_quantized(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>));
+        }
+    };
     (
         $(#[$doc:meta])*
         $token:ident, $isa:literal, $lanes:ty, features: $features:literal, each: [$($each:tt),*], detected: $detected:ident,
         mul_quantized: $mul_quantized:path
     ) => {
+        $crate::tier::tier!(@token $(#[$doc])* $token, $features, [$($each),*], $detected);
+        $crate::tier::tier!(@table $isa, $lanes, $features, $mul_quantized);
+    };
+    (@token $(#[$doc:meta])* $token:ident, $features:literal, [$($each:tt),*], $detected:ident) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug)]
         pub struct $token(());
@@ -38,9 +62,10 @@ macro_rules! tier {
                 &TABLE
             }
         }
-
+    };
+    (@table $isa:literal, $lanes:ty, $features:literal, $mul_quantized:path) => {
         /// Reached only through the token.
-        static TABLE: $crate::table::Kernels = $crate::table::Kernels {
+        pub(crate) static TABLE: $crate::table::Kernels = $crate::table::Kernels {
             isa: $isa,
             mul_quantized: gate::mul_quantized,
             mul_rows: gate::mul_rows,

@@ -173,7 +173,7 @@ impl Toolchain {
 }
 
 /// `cargo build` with a standard library for [`BARE_TARGET`]: rustup's, else `core` built from Debian's source.
-fn bare_cargo() -> Result<Command> {
+pub(crate) fn bare_cargo() -> Result<Command> {
     let from_rustup = || {
         let mut cargo = command("cargo");
         cargo.arg("build");

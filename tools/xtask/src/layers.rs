@@ -22,6 +22,8 @@ const SHELL: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
 const LIBRARY: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu"];
 const PACK: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-checkpoint"];
 const FIRMWARE: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash", "bourn-protocol"];
+const BOOT: &[&str] = &["bourn-kernels", "bourn-core", "bourn-app", "bourn-protocol", "bourn-drivers"];
+const BOARD: &[&str] = &["bourn-boot", "bourn-drivers"];
 const TOP: &[&str] = &[
     "bourn-format",
     "bourn-kernels",
@@ -43,6 +45,10 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-flash", may_use: SHELL, no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-protocol", may_use: &[], no_alloc: true, may_unsafe: false },
     Layer { name: "bourn-app", may_use: FIRMWARE, no_alloc: true, may_unsafe: false },
+    Layer { name: "bourn-drivers", may_use: &[], no_alloc: true, may_unsafe: true },
+    Layer { name: "bourn-boot", may_use: BOOT, no_alloc: true, may_unsafe: true },
+    Layer { name: "bourn-board-qemu-virt", may_use: BOARD, no_alloc: true, may_unsafe: true },
+    Layer { name: "bourn-board-rpi3", may_use: BOARD, no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-host", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-gpu", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn", may_use: LIBRARY, no_alloc: false, may_unsafe: false },

@@ -11,6 +11,8 @@ mod cross;
 mod data;
 mod disassembly;
 mod dist;
+mod emulate;
+mod firmware;
 mod fuzz;
 mod hil;
 mod layers;
@@ -41,6 +43,11 @@ const USAGE: &str = "usage: cargo xtask <command>
                            the command line's tests run with it on an emulated Cortex-A53
   hil [--programs]         the board tests, against an ssh server here whose far side emulates a board; with
                            --programs only what they run is built, and its folder named
+  firmware [--board BOARD [--card FILE [--image FILE] [--loader FOLDER]] [--mini-uart]]
+                           firmware for a board without operating system, or for all: built, and held to its size and to having
+                           no allocator; with --card a card image (FAT32 and two slots) with it and a model
+  emulate BOARD CARD [--cpu CPU] [--cores N] [--memory MIB] [--mini-uart] [--serial stdio|pty|tcp:PORT|PATH]
+                           start a card in QEMU, its serial line where you say (a PATH is a socket)
   fuzz [TARGET] [--seconds N] [--smoke]
                            fuzz every door for foreign bytes, or one, N seconds each (default 60)
   fixtures                 write the fixture of the current format version anew (tests/fixtures)
@@ -89,6 +96,8 @@ fn dispatch() -> Result<()> {
         (Some("arm"), []) => cross::arm(),
         (Some("dist"), args) => dist::dist(args),
         (Some("hil"), args) => hil::hil(args),
+        (Some("firmware"), args) => firmware::firmware(args),
+        (Some("emulate"), args) => emulate::emulate(args),
         (Some("fuzz"), args) => fuzz::run_doors(args),
         (Some("fixtures"), []) => checks::fixtures(),
         (Some("fetch-test-data"), []) => data::fetch(),

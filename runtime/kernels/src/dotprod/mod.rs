@@ -3,7 +3,6 @@
 pub(crate) mod decode;
 pub(crate) mod prefill;
 
-use crate::neon::NeonLanes;
 use crate::neon::levels::Levels;
 use crate::neon::mul_quantized::{Q4, Q4M, Q8, Tier, tiles};
 use crate::neon::token::Token;
@@ -18,7 +17,7 @@ use std::arch::is_aarch64_feature_detected;
 
 tier!(
     /// Proof that the CPU has Advanced SIMD and its dot products.
-    Dotprod, "dotprod", NeonLanes, features: "neon,dotprod", each: ["neon", "dotprod"],
+    Dotprod, "dotprod", like: crate::neon::TABLE, features: "neon,dotprod", each: ["neon", "dotprod"],
     detected: is_aarch64_feature_detected,
     mul_quantized: super::mul_quantized
 );

@@ -5,7 +5,6 @@
 mod prefill;
 
 use crate::dotprod;
-use crate::neon::NeonLanes;
 use crate::neon::levels::Levels;
 use crate::neon::mul_quantized::Tier;
 use crate::neon::token::Token;
@@ -18,7 +17,7 @@ use std::arch::is_aarch64_feature_detected;
 
 tier!(
     /// Proof that the CPU has Advanced SIMD, its dot products and its products of int8 matrices.
-    I8mm, "i8mm", NeonLanes, features: "neon,dotprod,i8mm", each: ["neon", "dotprod", "i8mm"],
+    I8mm, "i8mm", like: crate::neon::TABLE, features: "neon,dotprod,i8mm", each: ["neon", "dotprod", "i8mm"],
     detected: is_aarch64_feature_detected,
     mul_quantized: super::mul_quantized
 );

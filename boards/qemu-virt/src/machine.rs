@@ -1,0 +1,125 @@
+//! The machine: where its devices are, and what the firmware does with them.
+
+use core::arch::global_asm;
+use core::sync::atomic::AtomicU64;
+
+use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, Kind, Region};
+use bourn_boot::platform::{Boot, MemoryMap, Platform};
+use bourn_boot::{CORES, shell};
+use bourn_drivers::gic::Gic;
+use bourn_drivers::pl011::Pl011;
+use bourn_drivers::Mmio;
+use bourn_drivers::serial::Line;
+use dtoolkit::fdt::Fdt;
+use smccc::{Hvc, psci};
+
+use crate::disk::Disk;
+
+const GICD: usize = 0x0800_0000;
+const GICC: usize = 0x0801_0000;
+const UART: usize = 0x0900_0000;
+const UART_INTERRUPT: u32 = 33;
+/// What QEMU feeds its PL011 with; it sends at once whatever the speed.
+const UART_HZ: u32 = 24_000_000;
+const BAUD: u32 = 921_600;
+const MEMORY: u64 = 0x4000_0000;
+/// Memory where the loader does not say: QEMU's own default.
+const DEFAULT_BYTES: u64 = 128 << 20;
+
+// Until the board says how much memory there is: devices below 1 GiB, memory for the gigabyte after that.
+global_asm!(
+    ".section .rodata.boot_tables, \"a\"",
+    ".balign 4096",
+    ".global boot_tables",
+    "boot_tables:",
+    ".quad {device}",
+    ".quad 0x40000000 + {memory}",
+    ".fill 510, 8, 0",
+    device = const BOOT_DEVICE,
+    memory = const BOOT_MEMORY,
+);
+
+/// The machine.
+struct Virt {
+    line: Line<Pl011<Mmio>, { shell::LINE_BYTES }>,
+    gic: Gic<Mmio, Mmio>,
+}
+
+// SAFETY: QEMU's virt machine has these devices there; they do nothing to memory.
+const UART_REGISTERS: Mmio = unsafe { Mmio::new(UART, 0x1000) };
+// SAFETY: as above.
+const GICD_REGISTERS: Mmio = unsafe { Mmio::new(GICD, 0x1_0000) };
+// SAFETY: as above.
+const GICC_REGISTERS: Mmio = unsafe { Mmio::new(GICC, 0x1_0000) };
+
+static VIRT: Virt =
+    Virt { line: Line::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
+
+bourn_boot::entry!(VIRT, main);
+
+/// One past the last byte of memory, by the device tree.
+fn memory_end(device_tree: usize) -> Option<u64> {
+    // SAFETY: QEMU leaves a device tree there, mapped by the start-up tables, which nothing writes before the memory is lent out.
+    let tree = unsafe { Fdt::from_raw(core::ptr::with_exposed_provenance(device_tree)) }.ok()?;
+    let reg = tree.memory().ok()?.reg().ok()??.next()?;
+    Some(reg.address::<u64>().ok()? + reg.size::<u64>().ok()?)
+}
+
+impl Platform for Virt {
+    fn memory(&self, device_tree: usize) -> MemoryMap {
+        let end = if device_tree == 0 { None } else { memory_end(device_tree) };
+        let mut others = [None; 8];
+        others[0] = Some(Region::new(0x0800_0000, 0x0c00_0000, Kind::Device));
+        MemoryMap { memory_end: end.unwrap_or(MEMORY + DEFAULT_BYTES), others }
+    }
+
+    fn start(&self) {
+        self.line.port().start(UART_HZ, BAUD);
+        self.gic.start(&[UART_INTERRUPT]);
+        self.gic.start_core();
+    }
+
+    fn start_cores(&self, entry: u64, _release: &AtomicU64) {
+        for core in 1..CORES as u64 {
+            // A machine with fewer cores refuses those it has not.
+            let _ = psci::cpu_on::<Hvc>(core, entry, 0);
+        }
+    }
+
+    fn interrupt(&self) {
+        self.gic.serve(|n| {
+            if n == UART_INTERRUPT {
+                self.line.interrupt();
+            }
+        });
+    }
+
+    fn wake(&self, core: usize) {
+        self.gic.wake(core);
+    }
+
+    fn slept(&self, _core: usize) {
+        self.gic.serve(|_| {});
+    }
+
+    fn core_started(&self, _core: usize) {
+        self.gic.start_core();
+    }
+
+    fn feed(&self, _working: bool) {}
+
+    fn last_words(&self, frames: &[u8]) {
+        self.line.send(frames);
+    }
+
+    fn reset(&self) -> ! {
+        let _ = psci::system_reset::<Hvc>();
+        loop {
+            core::hint::spin_loop();
+        }
+    }
+}
+
+fn main(boot: Boot) -> ! {
+    shell::run(boot, "qemu-virt", &VIRT.line, Disk::find())
+}

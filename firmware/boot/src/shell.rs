@@ -1,0 +1,139 @@
+//! The application on this machine: its board, its memory, its cores.
+
+use core::fmt;
+
+use bourn_app::{Board, Exit, Health, Memory, Parts};
+use bourn_core::Candidate;
+use bourn_drivers::serial::{End, Line, Port};
+use bourn_kernels::Kernels;
+use bourn_protocol::message::LogKind;
+use embedded_sdmmc::{Block, BlockDevice};
+
+use crate::platform::{self, Boot};
+use crate::{log, time};
+
+/// Blocks of one command to the card.
+const BLOCKS: usize = 256;
+/// Of the memory at most this part for candidates of the sampler.
+const CANDIDATES_SHARE: usize = 64;
+/// No vocabulary is larger.
+const CANDIDATES: usize = 1 << 19;
+/// Bytes of a line's ring.
+pub const LINE_BYTES: usize = 16384;
+/// Chunks of an update that fit the ring with what stands around them.
+const WINDOW: u8 = 8;
+
+/// A line as boards have it.
+pub type BoardLine<P> = Line<P, LINE_BYTES>;
+
+/// Clock, health and log of this machine.
+struct Machine {
+    waiting: &'static dyn Waiting,
+}
+
+/// Whether something came over the line.
+trait Waiting {
+    fn is_empty(&self) -> bool;
+}
+
+impl<P: Port, const N: usize> Waiting for Line<P, N> {
+    fn is_empty(&self) -> bool {
+        self.waiting() == 0
+    }
+}
+
+impl Board for Machine {
+    fn now_us(&self) -> u64 {
+        time::micros()
+    }
+
+    fn idle(&mut self) {
+        platform::idle();
+        if self.waiting.is_empty() {
+            // An interrupt ends this, and so does the counter after a few milliseconds.
+            aarch64_cpu::asm::wfe();
+        }
+    }
+
+    fn health(&mut self) -> Health {
+        platform::board().health()
+    }
+
+    fn log_kind(&self) -> LogKind {
+        LogKind::Defmt
+    }
+
+    fn log(&mut self, line: fmt::Arguments<'_>) {
+        defmt::info!("{}", defmt::Display2Format(&line));
+    }
+
+    fn take_log(&mut self, bytes: &mut [u8]) -> usize {
+        log::drain(bytes)
+    }
+}
+
+/// `n` values at the beginning of `memory`, and what is left of it.
+fn carve<T: Copy>(memory: &'static mut [u8], n: usize, value: T) -> (&'static mut [T], &'static mut [u8]) {
+    let skip = memory.as_ptr().align_offset(align_of::<T>()).min(memory.len());
+    let (_, memory) = memory.split_at_mut(skip);
+    let n = n.min(memory.len() / size_of::<T>().max(1));
+    let (taken, rest) = memory.split_at_mut(n * size_of::<T>());
+    let first: *mut T = taken.as_mut_ptr().cast();
+    for i in 0..n {
+        // SAFETY: within `taken` (i < n), aligned after the skip.
+        let at = unsafe { first.add(i) };
+        // SAFETY: as above; what is overwritten are bytes.
+        unsafe { at.write(value) };
+    }
+    // SAFETY: `n` values were written there, in memory that was borrowed for ever and is lent on once.
+    (unsafe { core::slice::from_raw_parts_mut(first, n) }, rest)
+}
+
+/// Serves the line for ever.
+pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'static BoardLine<P>, card: Option<D>) -> ! {
+    let Boot { memory, crew, features, start_ticks, loaded_bytes, static_bytes } = boot;
+    let (blocks, memory) = carve(memory, BLOCKS * Block::LEN, 0_u8);
+    let candidates = (memory.len() / CANDIDATES_SHARE / size_of::<Candidate>()).min(CANDIDATES);
+    let (candidates, arena) = carve(memory, candidates, Candidate::default());
+    let mut tiers: [&'static Kernels; 4] = [&bourn_kernels::scalar::TABLE; 4];
+    let mut n_tiers = 0;
+    // SAFETY: what all cores that came have, and no other core works.
+    for (place, tier) in tiers.iter_mut().zip(unsafe { features.tiers() }) {
+        *place = tier;
+        n_tiers += 1;
+    }
+    let end = End::new(line, |_| platform::idle());
+    let memory = Memory { arena, blocks: as_blocks(blocks), candidates };
+    let ready = time::micros_of(time::ticks().wrapping_sub(start_ticks));
+    defmt::info!(
+        "{=str} ready {=u64} us after reset: isa {=str}, firmware {=usize} bytes, static memory {=usize} bytes",
+        name,
+        ready,
+        tiers[0].isa,
+        loaded_bytes,
+        static_bytes
+    );
+    let parts = Parts {
+        name,
+        firmware: env!("CARGO_PKG_VERSION"),
+        board: Machine { waiting: line },
+        serial: end,
+        card,
+        tiers: &tiers[..n_tiers],
+        decode: crew,
+        prefill: crew,
+        memory,
+        window: WINDOW,
+    };
+    let (Exit::Reboot { .. }, ..) = bourn_app::run(parts);
+    // The answer has left the line's buffer by then.
+    time::wait_micros(20_000);
+    platform::board().reset()
+}
+
+/// The same bytes as blocks.
+fn as_blocks(bytes: &'static mut [u8]) -> &'static mut [Block] {
+    let n = bytes.len() / Block::LEN;
+    // SAFETY: a block is an array of 512 bytes, any value, aligned as bytes are.
+    unsafe { core::slice::from_raw_parts_mut(bytes.as_mut_ptr().cast(), n) }
+}

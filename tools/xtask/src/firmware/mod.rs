@@ -1,0 +1,160 @@
+//! Firmware for boards without an operating system: built, judged, laid on a card.
+//!
+//! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (partitions, FAT32, slots).
+
+pub(crate) mod card;
+pub(crate) mod inspect;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cross;
+use crate::process::{find, output, run, target_dir};
+
+/// The target of all boards.
+const TARGET: &str = "aarch64-unknown-none";
+
+/// A board that firmware is built for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Board {
+    /// Its folder's name.
+    pub(crate) name: &'static str,
+    package: &'static str,
+    program: &'static str,
+    /// What its loader is told, in `config.txt`.
+    config: &'static str,
+    /// It has a mini-UART to choose.
+    mini_uart: bool,
+}
+
+/// What the loader of a Raspberry Pi is told. It finds the firmware by its name.
+const PI_CONFIG: &str = "arm_64bit=1\nkernel=kernel8.img\nkernel_address=0x80000\nenable_uart=1\nuart_2ndstage=0\ngpu_mem=16\ndisable_splash=1\nboot_delay=0\n";
+
+pub(crate) const BOARDS: &[Board] = &[
+    Board { name: "qemu-virt", package: "bourn-board-qemu-virt", program: "bourn-qemu-virt", config: "", mini_uart: false },
+    Board { name: "rpi3", package: "bourn-board-rpi3", program: "bourn-rpi3", config: PI_CONFIG, mini_uart: true },
+];
+
+/// The board of that name.
+///
+/// # Errors
+/// If there is none: which there are.
+pub(crate) fn board(name: &str) -> Result<Board> {
+    let names: Vec<&str> = BOARDS.iter().map(|board| board.name).collect();
+    let found = BOARDS.iter().find(|board| board.name == name).copied();
+    found.with_context(|| format!("no firmware for board {name}; boards: {}", names.join(", ")))
+}
+
+/// A board's firmware.
+#[derive(Clone, Debug)]
+pub(crate) struct Firmware {
+    /// With symbols, and the strings of the log.
+    pub(crate) elf: PathBuf,
+    /// What the loader loads.
+    pub(crate) kernel: PathBuf,
+}
+
+/// Options of `cargo xtask firmware`.
+#[derive(Debug, Default)]
+struct Options<'a> {
+    board: Option<&'a str>,
+    image: Option<PathBuf>,
+    card: Option<PathBuf>,
+    loader: Option<PathBuf>,
+    mini_uart: bool,
+}
+
+/// `cargo xtask firmware`: builds, judges, and with `--card` lays out a card.
+///
+/// # Errors
+/// If the board is unknown, the firmware cannot be built or breaks a promise, or the card cannot be written.
+pub(crate) fn firmware(args: &[&str]) -> Result<()> {
+    let mut options = Options::default();
+    let here = std::env::current_dir()?;
+    let mut args = args.iter();
+    while let Some(&arg) = args.next() {
+        let mut value = || args.next().copied().with_context(|| format!("{arg} needs a value"));
+        match arg {
+            "--board" => options.board = Some(value()?),
+            "--image" => options.image = Some(here.join(value()?)),
+            "--card" => options.card = Some(here.join(value()?)),
+            "--loader" => options.loader = Some(here.join(value()?)),
+            "--mini-uart" => options.mini_uart = true,
+            _ => bail!("firmware has no option {arg}"),
+        }
+    }
+    let Some(name) = options.board else {
+        for board in BOARDS {
+            build(*board, false)?;
+        }
+        return Ok(());
+    };
+    let board = board(name)?;
+    let firmware = build(board, options.mini_uart)?;
+    match (options.card, options.image) {
+        (Some(path), image) => {
+            let kernel = std::fs::read(&firmware.kernel)?;
+            let contents = card::Contents {
+                kernel: &kernel,
+                config: board.config,
+                image: image.as_deref(),
+                loader: options.loader.as_deref(),
+            };
+            card::write(&path, &contents)
+        }
+        (None, Some(_)) => bail!("--image needs --card: where to write the card to"),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Builds a board's firmware and holds it to its promises.
+///
+/// # Errors
+/// If there is no compiler or linker, if it does not build, or breaks a promise.
+pub(crate) fn build(board: Board, mini_uart: bool) -> Result<Firmware> {
+    if mini_uart && !board.mini_uart {
+        bail!("{} has no mini-UART", board.name);
+    }
+    let mut cargo = cross::bare_cargo()?;
+    let dir = target_dir().join("cross");
+    cargo.args(["--locked", "--profile", "firmware", "--target", TARGET, "--package", board.package, "--target-dir"]).arg(&dir);
+    if mini_uart {
+        cargo.args(["--features", "mini-uart"]);
+    }
+    // Unaligned loads are fine once the MMU is on, which it is before any of this runs.
+    let mut flags = vec!["-C", "target-feature=-strict-align"];
+    let linker = linker()?;
+    if linker.ends_with("aarch64-linux-gnu-ld") {
+        flags.extend(["-C", "linker-flavor=ld"]);
+    } else {
+        // Kernels that are the same on two tiers are there once.
+        flags.extend(["-C", "link-arg=--icf=all"]);
+    }
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", linker);
+    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_RUSTFLAGS", flags.join(" "));
+    cargo.env("DEFMT_LOG", std::env::var_os("DEFMT_LOG").unwrap_or_else(|| "info".into()));
+    run(&mut cargo)?;
+    let elf = dir.join(TARGET).join("firmware").join(board.program);
+    let kernel = elf.with_extension("img");
+    let bytes = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
+    let facts = inspect::Facts::of(&bytes).with_context(|| elf.display().to_string())?;
+    std::fs::write(&kernel, &facts.flat)?;
+    println!("{}: {facts}", board.name);
+    facts.check()?;
+    println!("{}: {} and {}", board.name, kernel.display(), elf.display());
+    Ok(Firmware { elf, kernel })
+}
+
+/// A linker for bare ARM: LLVM's of the system or of rustup's toolchain, else GNU's.
+fn linker() -> Result<PathBuf> {
+    if let Some(found) = find("ld.lld") {
+        return Ok(found);
+    }
+    let sysroot = output(crate::process::command("rustc").args(["--print", "sysroot"])).unwrap_or_default();
+    let of_rustup = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-gnu/bin/rust-lld");
+    if of_rustup.is_file() {
+        return Ok(of_rustup);
+    }
+    find("aarch64-linux-gnu-ld").context("no linker for aarch64-unknown-none; to get one on Debian or Ubuntu: `sudo apt-get install -y lld`")
+}
