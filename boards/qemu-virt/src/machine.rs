@@ -6,9 +6,9 @@ use core::sync::atomic::AtomicU64;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, Kind, Region};
 use bourn_boot::platform::{Boot, MemoryMap, Platform};
 use bourn_boot::{CORES, shell};
+use bourn_drivers::Mmio;
 use bourn_drivers::gic::Gic;
 use bourn_drivers::pl011::Pl011;
-use bourn_drivers::Mmio;
 use bourn_drivers::serial::Line;
 use dtoolkit::fdt::Fdt;
 use smccc::{Hvc, psci};
@@ -52,8 +52,7 @@ const GICD_REGISTERS: Mmio = unsafe { Mmio::new(GICD, 0x1_0000) };
 // SAFETY: as above.
 const GICC_REGISTERS: Mmio = unsafe { Mmio::new(GICC, 0x1_0000) };
 
-static VIRT: Virt =
-    Virt { line: Line::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
+static VIRT: Virt = Virt { line: Line::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
 
 bourn_boot::entry!(VIRT, main);
 

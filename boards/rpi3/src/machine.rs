@@ -7,13 +7,13 @@ use aarch64_cpu::asm;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
 use bourn_boot::platform::{self, Boot, Health, MemoryMap, Platform, SharedWords};
 use bourn_boot::{CORES, shell, time};
+use bourn_drivers::Mmio;
 use bourn_drivers::bcm_irq::{Cores, Devices};
 use bourn_drivers::gpio::{Function, Gpio, Pull};
 use bourn_drivers::mailbox::{Clock, Mailbox};
 use bourn_drivers::sdhci::{Config, Sdhci};
 use bourn_drivers::serial::Line;
 use bourn_drivers::watchdog::Watchdog;
-use bourn_drivers::Mmio;
 
 const PERIPHERALS: u64 = 0x3f00_0000;
 const PERIPHERALS_END: u64 = 0x4000_0000;
@@ -265,4 +265,3 @@ fn main(boot: Boot) -> ! {
     let card = Sdhci::new(EMMC, Config { clock_hz, max_hz: 50_000_000, write_gap_us: 6, now_us: time::micros });
     shell::run(boot, "rpi3", &PI.line, Some(card))
 }
-

@@ -188,12 +188,7 @@ fn class(cause: u64) -> &'static str {
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     say(|| match info.location() {
-        Some(at) => defmt::error!(
-            "panic: {} at {=str}:{=u32}",
-            defmt::Display2Format(&info.message()),
-            at.file(),
-            at.line()
-        ),
+        Some(at) => defmt::error!("panic: {} at {=str}:{=u32}", defmt::Display2Format(&info.message()), at.file(), at.line()),
         None => defmt::error!("panic: {}", defmt::Display2Format(&info.message())),
     })
 }

@@ -113,7 +113,7 @@ impl Registers for Fake {
             inner.registers[INTERRUPTS / 4] |= 1 << 15 | 1 << 21;
         } else if left == 0 {
             inner.registers[INTERRUPTS / 4] |= TRANSFER_DONE;
-        } else if left % 128 == 0 {
+        } else if left.is_multiple_of(128) {
             inner.registers[INTERRUPTS / 4] |= READ_READY;
         }
         word
@@ -134,7 +134,7 @@ impl Registers for Fake {
                 inner.writing = (at + 4, left - 4);
                 if left == 4 {
                     inner.registers[INTERRUPTS / 4] |= TRANSFER_DONE;
-                } else if (left - 4) % 512 == 0 {
+                } else if (left - 4).is_multiple_of(512) {
                     inner.registers[INTERRUPTS / 4] |= WRITE_READY;
                 }
             }
@@ -165,7 +165,8 @@ fn meets_small_and_large_cards_and_moves_blocks() {
         assert!(inner.card[512..1024].iter().any(|byte| *byte != 0x5a));
         assert!(inner.selected);
         // 200 MHz / 500 to identify, / 8 = 25 MHz, / 4 = 50 MHz.
-        let divisors: Vec<u32> = inner.clocks.iter().filter(|w| **w & (4 | RESET_LINES) == 4).map(|w| w >> 8 & 0xff | (w >> 6 & 3) << 8).collect();
+        let divisors: Vec<u32> =
+            inner.clocks.iter().filter(|w| **w & (4 | RESET_LINES) == 4).map(|w| w >> 8 & 0xff | (w >> 6 & 3) << 8).collect();
         assert_eq!(divisors, [250, 4, 2]);
     }
 }

@@ -130,7 +130,8 @@ pub(crate) fn write(path: &Path, contents: &Contents<'_>) -> Result<()> {
 fn files(contents: &Contents<'_>) -> Result<Vec<(String, Vec<u8>)>> {
     let mut files = Vec::new();
     if let Some(folder) = contents.loader {
-        let mut entries: Vec<_> = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?.collect::<Result<_, _>>()?;
+        let mut entries: Vec<_> =
+            std::fs::read_dir(folder).with_context(|| folder.display().to_string())?.collect::<Result<_, _>>()?;
         entries.sort_by_key(std::fs::DirEntry::file_name);
         for entry in entries.iter().filter(|entry| entry.path().is_file()) {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -49,8 +49,6 @@ pub(crate) fn board(name: &str) -> Result<Board> {
 /// A board's firmware.
 #[derive(Clone, Debug)]
 pub(crate) struct Firmware {
-    /// With symbols, and the strings of the log.
-    pub(crate) elf: PathBuf,
     /// What the loader loads.
     pub(crate) kernel: PathBuf,
 }
@@ -143,7 +141,7 @@ pub(crate) fn build(board: Board, mini_uart: bool) -> Result<Firmware> {
     println!("{}: {facts}", board.name);
     facts.check()?;
     println!("{}: {} and {}", board.name, kernel.display(), elf.display());
-    Ok(Firmware { elf, kernel })
+    Ok(Firmware { kernel })
 }
 
 /// A linker for bare ARM: LLVM's of the system or of rustup's toolchain, else GNU's.
@@ -156,5 +154,6 @@ fn linker() -> Result<PathBuf> {
     if of_rustup.is_file() {
         return Ok(of_rustup);
     }
-    find("aarch64-linux-gnu-ld").context("no linker for aarch64-unknown-none; to get one on Debian or Ubuntu: `sudo apt-get install -y lld`")
+    find("aarch64-linux-gnu-ld")
+        .context("no linker for aarch64-unknown-none; to get one on Debian or Ubuntu: `sudo apt-get install -y lld`")
 }
