@@ -3,13 +3,13 @@
 use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
 
+use bourn_boot::CORES;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, Kind, Region};
 use bourn_boot::platform::{Boot, MemoryMap, Platform};
-use bourn_boot::{CORES, shell};
+use bourn_boot::shell::{self, BoardLine};
 use bourn_drivers::Mmio;
 use bourn_drivers::gic::Gic;
 use bourn_drivers::pl011::Pl011;
-use bourn_drivers::serial::Line;
 use dtoolkit::fdt::Fdt;
 use smccc::{Hvc, psci};
 
@@ -21,7 +21,6 @@ const UART: usize = 0x0900_0000;
 const UART_INTERRUPT: u32 = 33;
 /// What QEMU feeds its PL011 with; it sends at once whatever the speed.
 const UART_HZ: u32 = 24_000_000;
-const BAUD: u32 = 921_600;
 const MEMORY: u64 = 0x4000_0000;
 /// Memory where the loader does not say: QEMU's own default.
 const DEFAULT_BYTES: u64 = 128 << 20;
@@ -41,7 +40,7 @@ global_asm!(
 
 /// The machine.
 struct Virt {
-    line: Line<Pl011<Mmio>, { shell::LINE_BYTES }>,
+    line: BoardLine<Pl011<Mmio>>,
     gic: Gic<Mmio, Mmio>,
 }
 
@@ -52,7 +51,7 @@ const GICD_REGISTERS: Mmio = unsafe { Mmio::new(GICD, 0x1_0000) };
 // SAFETY: as above.
 const GICC_REGISTERS: Mmio = unsafe { Mmio::new(GICC, 0x1_0000) };
 
-static VIRT: Virt = Virt { line: Line::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
+static VIRT: Virt = Virt { line: BoardLine::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
 
 bourn_boot::entry!(VIRT, main);
 
@@ -73,7 +72,7 @@ impl Platform for Virt {
     }
 
     fn start(&self) {
-        self.line.port().start(UART_HZ, BAUD);
+        self.line.port().start(UART_HZ, shell::BAUD);
         self.gic.start(&[UART_INTERRUPT]);
         self.gic.start_core();
     }

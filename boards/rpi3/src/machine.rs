@@ -6,13 +6,13 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use aarch64_cpu::asm;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
 use bourn_boot::platform::{self, Boot, Health, MemoryMap, Platform, SharedWords};
-use bourn_boot::{CORES, shell, time};
+use bourn_boot::shell::{self, BoardLine};
+use bourn_boot::time;
 use bourn_drivers::Mmio;
 use bourn_drivers::bcm_irq::{Cores, Devices};
 use bourn_drivers::gpio::{Function, Gpio, Pull};
 use bourn_drivers::mailbox::{Clock, Mailbox};
 use bourn_drivers::sdhci::{Config, Sdhci};
-use bourn_drivers::serial::Line;
 use bourn_drivers::watchdog::Watchdog;
 
 const PERIPHERALS: u64 = 0x3f00_0000;
@@ -21,7 +21,6 @@ const PERIPHERALS_END: u64 = 0x4000_0000;
 const LOCAL: u64 = 0x4000_0000;
 /// Where the loader's stub holds the other cores: a word for each.
 const SPIN_TABLE: usize = 0xd8;
-const BAUD: u32 = 921_600;
 /// The PL011's clock where the video core does not say a usable one: config.txt's default.
 const UART_HZ: u32 = 48_000_000;
 /// The card controller's, likewise.
@@ -29,8 +28,6 @@ const EMMC_HZ: u32 = 250_000_000;
 const WATCHDOG_SECONDS: u32 = 15;
 /// Cores' memory where the video core does not say: 512 MiB less 64 for itself.
 const DEFAULT_MEMORY: u64 = 448 << 20;
-/// What QEMU's video core calls its firmware.
-const QEMU_FIRMWARE: u32 = 346_337;
 
 // Until the board says how much memory there is: 64 MiB of it, the peripherals, the Arm block.
 global_asm!(
@@ -131,7 +128,7 @@ impl Led {
 
 /// The machine.
 struct Pi {
-    line: Line<uart::Port, { shell::LINE_BYTES }>,
+    line: BoardLine<uart::Port>,
     led: AtomicU32,
     lit: AtomicBool,
     /// The watchdog may be used: QEMU's resets at once.
@@ -139,7 +136,7 @@ struct Pi {
 }
 
 static PI: Pi = Pi {
-    line: Line::new(uart::PORT),
+    line: BoardLine::new(uart::PORT),
     led: AtomicU32::new(Led::None as u32),
     lit: AtomicBool::new(false),
     watched: AtomicBool::new(false),
@@ -181,16 +178,15 @@ impl Platform for Pi {
             GPIO.pull(pin, Pull::Up, &mut time::Delay);
         }
         // A clock that cannot make the speed is no answer: QEMU says 3 MHz.
-        let hz = video.clock_hz(uart::CLOCK).ok().filter(|hz| *hz >= 16 * BAUD).unwrap_or(uart::DEFAULT_HZ);
-        self.line.port().start(hz, BAUD);
+        let hz = video.clock_hz(uart::CLOCK).ok().filter(|hz| *hz >= 16 * shell::BAUD).unwrap_or(uart::DEFAULT_HZ);
+        self.line.port().start(hz, shell::BAUD);
         INTERRUPTS.enable(uart::INTERRUPT);
         let led = video.revision().map_or(Led::None, Led::of);
         if matches!(led, Led::High | Led::Low) {
             GPIO.function(29, Function::Output);
         }
         self.led.store(led as u32, Ordering::Relaxed);
-        let firmware = video.property(1, &[0; 3]).map_or(QEMU_FIRMWARE, |answer| answer[0]);
-        self.watched.store(firmware != QEMU_FIRMWARE, Ordering::Relaxed);
+        self.watched.store(!video.is_emulated(), Ordering::Relaxed);
         // The loader leaves the cores at their slowest.
         if let Ok(most) = video.max_clock_hz(Clock::Arm) {
             let _ = video.set_clock_hz(Clock::Arm, most);
@@ -199,15 +195,7 @@ impl Platform for Pi {
     }
 
     fn start_cores(&self, entry: u64, release: &AtomicU64) {
-        release.store(entry, Ordering::SeqCst);
-        platform::flush(core::ptr::from_ref(release).addr(), size_of::<u64>());
-        for core in 1..CORES {
-            let word: *mut u64 = core::ptr::with_exposed_provenance_mut(SPIN_TABLE + 8 * core);
-            // SAFETY: the page is mapped as data (`memory`), and nothing but the loader's stub uses it.
-            unsafe { word.write_volatile(entry) };
-        }
-        platform::flush(SPIN_TABLE, 8 * CORES);
-        asm::sev();
+        platform::release_spinning(entry, release, SPIN_TABLE);
     }
 
     fn core_started(&self, core: usize) {
@@ -236,12 +224,7 @@ impl Platform for Pi {
     }
 
     fn health(&self) -> Health {
-        let mut video = video_core();
-        Health {
-            millicelsius: video.temperature().ok().and_then(|t| i32::try_from(t).ok()),
-            core_hz: video.clock_hz(Clock::Arm).ok().map(u64::from),
-            throttled: video.throttled().ok(),
-        }
+        platform::health_of(&mut video_core())
     }
 
     fn last_words(&self, bytes: &[u8]) {

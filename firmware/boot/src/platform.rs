@@ -7,7 +7,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTKCTL_EL1, DAIF, ID_AA64MMFR0_EL1, Readable as _, Writeable as _};
 pub use bourn_app::Health;
-use bourn_drivers::mailbox::{Shared, WORDS};
+use bourn_drivers::Registers;
+use bourn_drivers::mailbox::{Clock, Mailbox, Shared, WORDS};
 
 use crate::crew::Crew;
 use crate::memory::{Error, Kind, PAGE, Region, STACK_BYTES, Tables};
@@ -166,6 +167,35 @@ pub fn restore_interrupts(mask: u64) {
 /// Lets interrupts come on this core.
 pub fn unmask_interrupts() {
     DAIF.set(0x340);
+}
+
+/// Lets cores go that wait in the loader's stub, which looks at a word for each from `spin_table` up, and those parked by `start`.
+pub fn release_spinning(entry: u64, release: &AtomicU64, spin_table: usize) {
+    release.store(entry, Ordering::SeqCst);
+    // They look with caches off.
+    flush(core::ptr::from_ref(release).addr(), size_of::<u64>());
+    for core in 1..CORES {
+        let word: *mut u64 = core::ptr::with_exposed_provenance_mut(spin_table + 8 * core);
+        // SAFETY: the board maps the stub's page as data, and nothing but the stub uses it.
+        unsafe { word.write_volatile(entry) };
+    }
+    flush(spin_table, 8 * CORES);
+    aarch64_cpu::asm::sev();
+}
+
+/// Has Trusted Firmware (PSCI, by SMC) start the core of this affinity at `entry`.
+pub fn power_on(affinity: u64, entry: u64) {
+    // A machine with fewer cores refuses those it has not.
+    let _ = smccc::psci::cpu_on::<smccc::Smc>(affinity, entry, 0);
+}
+
+/// What a Raspberry Pi's video core knows of the chip.
+pub fn health_of<R: Registers, S: Shared>(video: &mut Mailbox<R, S>) -> Health {
+    Health {
+        millicelsius: video.temperature().ok().and_then(|t| i32::try_from(t).ok()),
+        core_hz: video.clock_hz(Clock::Arm).ok().map(u64::from),
+        throttled: video.throttled().ok(),
+    }
 }
 
 /// Lets the counter send this core an event every few milliseconds, so that no wait for an event is for ever.

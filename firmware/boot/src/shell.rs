@@ -18,6 +18,11 @@ const BLOCKS: usize = 256;
 const CANDIDATES_SHARE: usize = 64;
 /// No vocabulary is larger.
 const CANDIDATES: usize = 1 << 19;
+/// Bits a second of a board's line: what `bourn device` takes for granted, or what the build was told by `BOURN_BAUD`.
+pub const BAUD: u32 = match option_env!("BOURN_BAUD") {
+    Some(word) => number(word),
+    None => 115_200,
+};
 /// Bytes of a line's ring.
 pub const LINE_BYTES: usize = 16384;
 /// Chunks of an update that fit the ring with what stands around them.
@@ -129,6 +134,18 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
     // The answer has left the line's buffer by then.
     time::wait_micros(20_000);
     platform::board().reset()
+}
+
+/// A decimal number, when the firmware is built.
+const fn number(word: &str) -> u32 {
+    let (bytes, mut i, mut n) = (word.as_bytes(), 0, 0);
+    while i < bytes.len() {
+        assert!(bytes[i].is_ascii_digit(), "BOURN_BAUD is not a number");
+        n = n * 10 + (bytes[i] - b'0') as u32;
+        i += 1;
+    }
+    assert!(n >= 300, "BOURN_BAUD: need at least 300");
+    n
 }
 
 /// The same bytes as blocks.

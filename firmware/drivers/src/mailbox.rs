@@ -17,6 +17,7 @@ const PROPERTIES: u32 = 8;
 const DONE: u32 = 0x8000_0000;
 /// Looks before the video core is taken for dead.
 const LOOKS: u32 = 10_000_000;
+const QEMU_FIRMWARE: u32 = 346_337;
 /// Words of a request.
 pub const WORDS: usize = 16;
 
@@ -119,6 +120,11 @@ impl<R: Registers, S: Shared> Mailbox<R, S> {
 
     fn wait(&self, bit: u32) -> Option<()> {
         (0..LOOKS).find(|_| self.registers.read(STATUS) & bit == 0).map(|_| ())
+    }
+
+    /// Whether this is QEMU's video core, by the date that it calls its firmware.
+    pub fn is_emulated(&mut self) -> bool {
+        self.property(1, &[0; 3]).map_or(QEMU_FIRMWARE, |answer| answer[0]) == QEMU_FIRMWARE
     }
 
     /// The board's revision code.

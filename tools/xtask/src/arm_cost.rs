@@ -8,7 +8,7 @@
 //! - a prompt token: `(T(p, 1) − T(1, 1)) / (p − 1)`;
 //! - the start: `T(1, 1)` less a generated token, as nothing shorter than one token can be asked for.
 
-mod counter;
+pub(crate) mod counter;
 mod peer;
 
 use std::collections::BTreeMap;

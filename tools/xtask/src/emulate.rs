@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -43,17 +44,20 @@ impl Machine {
         }
     }
 
-    /// QEMU with a card in it, started from the kernel that is on the card.
+    /// QEMU with a card in it, started from the kernel that is on the card; and a copy of that kernel, to be removed afterwards.
     ///
     /// # Errors
     /// If there is no emulator for the board, or no kernel on the card.
-    pub(crate) fn command(&self, card: &Path) -> Result<Command> {
+    pub(crate) fn command(&self, card: &Path) -> Result<(Command, PathBuf)> {
         let qemu = qemu()?;
-        let kernel = target_dir().join(format!("emulate-{}.img", std::process::id()));
+        // Several may run at a time.
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let n = STARTED.fetch_add(1, Ordering::Relaxed);
+        let kernel = target_dir().join(format!("emulate-{}-{n}.img", std::process::id()));
         std::fs::create_dir_all(target_dir())?;
         std::fs::write(&kernel, card::read(card, "kernel8.img")?)?;
         let mut command = command(qemu);
-        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-kernel"]).arg(kernel);
+        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-kernel"]).arg(&kernel);
         let drive = |interface: &str| format!("if={interface},id=card,format=raw,file={}", card.display());
         match self.board.as_str() {
             "qemu-virt" => {
@@ -70,7 +74,7 @@ impl Machine {
             command.args(["-serial", "null"]);
         }
         command.args(["-serial", &self.serial]);
-        Ok(command)
+        Ok((command, kernel))
     }
 }
 
@@ -110,7 +114,10 @@ pub(crate) fn emulate(args: &[&str]) -> Result<()> {
         }
     }
     let here = std::env::current_dir()?;
-    run(&mut machine.command(&here.join(card))?)
+    let (mut command, kernel) = machine.command(&here.join(card))?;
+    let ran = run(&mut command);
+    std::fs::remove_file(kernel)?;
+    ran
 }
 
 /// QEMU's words for where the line goes: `stdio`, `pty`, `tcp:PORT`, or the path of a socket.

@@ -49,6 +49,8 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-boot", may_use: BOOT, no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-board-qemu-virt", may_use: BOARD, no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-board-rpi3", may_use: BOARD, no_alloc: true, may_unsafe: true },
+    Layer { name: "bourn-board-rpi4", may_use: BOARD, no_alloc: true, may_unsafe: true },
+    Layer { name: "bourn-board-rpi5", may_use: BOARD, no_alloc: true, may_unsafe: true },
     Layer { name: "bourn-host", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-gpu", may_use: SHELL, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn", may_use: LIBRARY, no_alloc: false, may_unsafe: false },
@@ -58,7 +60,7 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-cli", may_use: TOP, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-oracle", may_use: TOP, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-hil", may_use: &["bourn-host"], no_alloc: false, may_unsafe: false },
-    Layer { name: "xtask", may_use: &[], no_alloc: false, may_unsafe: false },
+    Layer { name: "xtask", may_use: &["bourn-protocol"], no_alloc: false, may_unsafe: false },
 ];
 
 /// Checks every crate of the workspace and reports all breaches at once.

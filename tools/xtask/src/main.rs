@@ -46,6 +46,9 @@ const USAGE: &str = "usage: cargo xtask <command>
   firmware [--board BOARD [--card FILE [--image FILE] [--loader FOLDER]] [--mini-uart]]
                            firmware for a board without operating system, or for all: built, and held to its size and to having
                            no allocator; with --card a card image (FAT32 and two slots) with it and a model
+  prove-firmware [--model FILE]... [--tokens N] [--count]
+                           firmware in QEMU against its promises: the desktop's tokens and logits to the bit on every board and
+                           CPU, 200 damages of the card reported; with --count instructions per core
   emulate BOARD CARD [--cpu CPU] [--cores N] [--memory MIB] [--mini-uart] [--serial stdio|pty|tcp:PORT|PATH]
                            start a card in QEMU, its serial line where you say (a PATH is a socket)
   fuzz [TARGET] [--seconds N] [--smoke]
@@ -97,6 +100,7 @@ fn dispatch() -> Result<()> {
         (Some("dist"), args) => dist::dist(args),
         (Some("hil"), args) => hil::hil(args),
         (Some("firmware"), args) => firmware::firmware(args),
+        (Some("prove-firmware"), args) => firmware::prove(args),
         (Some("emulate"), args) => emulate::emulate(args),
         (Some("fuzz"), args) => fuzz::run_doors(args),
         (Some("fixtures"), []) => checks::fixtures(),
@@ -141,6 +145,8 @@ fn ci() -> Result<()> {
     steps.run("doc tests", checks::doc_tests)?;
     steps.run("host tests", checks::host_tests)?;
     steps.run("bare metal", cross::bare)?;
+    steps.run("firmware", || firmware::firmware(&[]))?;
+    steps.run("firmware in qemu", || firmware::prove(&[]))?;
     steps.run("emulated arm", cross::arm)?;
     steps.run("dist", || dist::dist(&["--test"]))?;
     steps.run("board tests", || hil::hil(&[]))?;

@@ -14,7 +14,7 @@ const PACKAGES: &[&str] = &["qemu-user", "gcc", "libc6-dev"];
 const HEADER: &str = "qemu-plugin.h";
 
 /// An emulator that counts.
-pub(super) struct Counter {
+pub(crate) struct Counter {
     emulator: PathBuf,
     plugin: PathBuf,
 }
@@ -24,7 +24,7 @@ impl Counter {
     ///
     /// # Errors
     /// Where something is missing that cannot be had without asking: what to type.
-    pub(super) fn ready() -> Result<Self> {
+    pub(crate) fn ready() -> Result<Self> {
         if find(EMULATOR).is_none() || find("gcc").is_none() {
             apt_install(PACKAGES)?;
         }
@@ -45,14 +45,14 @@ impl Counter {
     }
 
     /// The program on an emulated core, not counted.
-    pub(super) fn emulate(&self, cpu: &str, program: &Path) -> Command {
+    pub(crate) fn emulate(&self, cpu: &str, program: &Path) -> Command {
         let mut emulate = command(&self.emulator);
         emulate.args(["-cpu", cpu]).arg(program);
         emulate
     }
 
     /// Instructions that the program executes on the core, from its start to its end.
-    pub(super) fn count(&self, cpu: &str, program: &Path, args: &[String], profile: Option<&Path>) -> Result<u64> {
+    pub(crate) fn count(&self, cpu: &str, program: &Path, args: &[String], profile: Option<&Path>) -> Result<u64> {
         let mut plugin = self.plugin.display().to_string();
         if let Some(profile) = profile {
             plugin += &format!(",profile={}", profile.display());
@@ -70,7 +70,7 @@ impl Counter {
 }
 
 /// The folder of the plugin header: the system's, else the cache's, else out of the source package of the installed emulator.
-fn header() -> Result<PathBuf> {
+pub(crate) fn header() -> Result<PathBuf> {
     let system = PathBuf::from("/usr/include");
     if system.join(HEADER).exists() {
         return Ok(system);

@@ -1,9 +1,15 @@
 //! Firmware for boards without an operating system: built, judged, laid on a card.
 //!
-//! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (partitions, FAT32, slots).
+//! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (partitions, FAT32,
+//! slots) → [`emulated`] (a board in QEMU and its line) → [`prove`] (what it promises) and [`count`] (instructions of each core).
 
 pub(crate) mod card;
+mod count;
+mod emulated;
 pub(crate) mod inspect;
+mod prove;
+
+pub(crate) use prove::prove;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +40,8 @@ const PI_CONFIG: &str = "arm_64bit=1\nkernel=kernel8.img\nkernel_address=0x80000
 pub(crate) const BOARDS: &[Board] = &[
     Board { name: "qemu-virt", package: "bourn-board-qemu-virt", program: "bourn-qemu-virt", config: "", mini_uart: false },
     Board { name: "rpi3", package: "bourn-board-rpi3", program: "bourn-rpi3", config: PI_CONFIG, mini_uart: true },
+    Board { name: "rpi4", package: "bourn-board-rpi4", program: "bourn-rpi4", config: PI_CONFIG, mini_uart: false },
+    Board { name: "rpi5", package: "bourn-board-rpi5", program: "bourn-rpi5", config: PI_CONFIG, mini_uart: false },
 ];
 
 /// The board of that name.

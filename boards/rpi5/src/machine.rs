@@ -1,0 +1,161 @@
+//! The machine: where its devices are, and what the firmware does with them.
+//!
+//! Nothing behind RP1 is used, so PCIe stays as the loader left it: the line is the PL011 of the debug connector, the card
+//! hangs on the BCM2712 itself.
+
+use core::arch::global_asm;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use aarch64_cpu::asm;
+use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
+use bourn_boot::platform::{self, Boot, Health, MemoryMap, Platform, SharedWords};
+use bourn_boot::shell::{self, BoardLine};
+use bourn_boot::time;
+use bourn_drivers::Mmio;
+use bourn_drivers::gic::Gic;
+use bourn_drivers::mailbox::{Clock, Mailbox};
+use bourn_drivers::pl011::Pl011;
+use bourn_drivers::sdhci::{Config, Sdhci};
+use bourn_drivers::watchdog::Watchdog;
+
+/// The block of the BCM2712 with all that is used, in the gigabyte at 64 GiB.
+const DEVICES: u64 = 0x10_0000_0000;
+const GIC_BASE: usize = 0x10_7fff_8000;
+const UART: usize = 0x10_7d00_1000;
+/// UART10: shared interrupt 121 of the GIC.
+const UART_INTERRUPT: u32 = 32 + 121;
+/// The debug UART's clock, which the loader sets.
+const UART_HZ: u32 = 44_236_800;
+const CARD_HZ: u32 = 200_000_000;
+const WATCHDOG_SECONDS: u32 = 15;
+/// Cores' memory where the video core does not say: 1 GiB less 64 MiB.
+const DEFAULT_MEMORY: u64 = 960 << 20;
+
+// Until the board says how much memory there is: 64 MiB of it, and the gigabytes of devices at 64 and 65 GiB.
+global_asm!(
+    ".section .rodata.boot_tables, \"a\"",
+    ".balign 4096",
+    ".global boot_tables",
+    "boot_tables:",
+    ".quad boot_low + {table}",
+    ".fill 63, 8, 0",
+    ".quad 0x1000000000 + {device}",
+    ".quad 0x1040000000 + {device}",
+    ".fill 446, 8, 0",
+    "boot_low:",
+    ".set block, 0",
+    ".rept 32",
+    ".quad block + {memory}",
+    ".set block, block + 0x200000",
+    ".endr",
+    ".fill 480, 8, 0",
+    table = const BOOT_TABLE,
+    device = const BOOT_DEVICE,
+    memory = const BOOT_MEMORY,
+);
+
+/// Registers at an address.
+const fn device(address: usize, bytes: usize) -> Mmio {
+    // SAFETY: every caller names a device of the BCM2712; the one that writes memory, the mailbox, is given `WORDS` only.
+    unsafe { Mmio::new(address, bytes) }
+}
+
+const MAILBOX: Mmio = device(0x10_7c01_3880, 0x40);
+const POWER: Watchdog<Mmio> = Watchdog::new(device(0x10_7d20_0000, 0x30));
+const CARD: Mmio = device(0x10_00ff_f000, 0x100);
+const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000));
+
+/// Requests to the video core, which does not see the caches.
+static WORDS: SharedWords = SharedWords::new(0xc000_0000);
+
+/// The mailbox. Used on the first core only, outside interrupts.
+fn video_core() -> Mailbox<Mmio, &'static SharedWords> {
+    Mailbox::new(MAILBOX, &WORDS)
+}
+
+/// The machine.
+struct Pi {
+    line: BoardLine<Pl011<Mmio>>,
+    /// Nothing is fed before the machine is up.
+    watched: AtomicBool,
+}
+
+static PI: Pi = Pi { line: BoardLine::new(Pl011::new(device(UART, 0x1000))), watched: AtomicBool::new(false) };
+
+bourn_boot::entry!(PI, main);
+
+impl Platform for Pi {
+    fn memory(&self, _device_tree: usize) -> MemoryMap {
+        // What the video core tells of is below 1 GiB; the rest of a larger board is left alone.
+        let end = video_core().memory_end().unwrap_or(DEFAULT_MEMORY).min(1 << 30);
+        let mut others = [None; 8];
+        others[0] = Some(Region::new(DEVICES, DEVICES + (2 << 30), Kind::Device));
+        MemoryMap { memory_end: end, others }
+    }
+
+    fn start(&self) {
+        self.line.port().start(UART_HZ, shell::BAUD);
+        GIC.start(&[UART_INTERRUPT]);
+        GIC.start_core();
+        self.watched.store(true, Ordering::Relaxed);
+        let mut video = video_core();
+        // The loader leaves the cores at their slowest.
+        if let Ok(most) = video.max_clock_hz(Clock::Arm) {
+            let _ = video.set_clock_hz(Clock::Arm, most);
+        }
+        self.feed(true);
+    }
+
+    fn start_cores(&self, entry: u64, _release: &AtomicU64) {
+        // Trusted Firmware holds the cores. On the A76 a core's number is in the second field of its affinity.
+        for core in 1..bourn_boot::CORES as u64 {
+            platform::power_on(core << 8, entry);
+        }
+    }
+
+    fn core_started(&self, _core: usize) {
+        GIC.start_core();
+    }
+
+    fn interrupt(&self) {
+        GIC.serve(|n| {
+            if n == UART_INTERRUPT {
+                self.line.interrupt();
+            }
+        });
+    }
+
+    fn wake(&self, core: usize) {
+        GIC.wake(core);
+    }
+
+    fn slept(&self, _core: usize) {
+        GIC.serve(|_| {});
+    }
+
+    fn feed(&self, _working: bool) {
+        if self.watched.load(Ordering::Relaxed) {
+            POWER.feed(WATCHDOG_SECONDS);
+        }
+    }
+
+    fn health(&self) -> Health {
+        platform::health_of(&mut video_core())
+    }
+
+    fn last_words(&self, frames: &[u8]) {
+        self.line.send(frames);
+    }
+
+    fn reset(&self) -> ! {
+        POWER.reset();
+        loop {
+            asm::wfi();
+        }
+    }
+}
+
+fn main(boot: Boot) -> ! {
+    let card = Sdhci::new(CARD, Config { clock_hz: CARD_HZ, max_hz: 50_000_000, write_gap_us: 0, now_us: time::micros });
+    shell::run(boot, "rpi5", &PI.line, Some(card))
+}
