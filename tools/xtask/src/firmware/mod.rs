@@ -1,7 +1,7 @@
 //! Firmware for boards without an operating system: built, judged, laid on a card.
 //!
 //! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (partitions, FAT32,
-//! slots) → [`emulated`] (a board in QEMU and its line) → [`prove`] (what it promises) and [`count`] (instructions of each core).
+//! slots) → [`emulated`] (a board in QEMU and its line) → [`mod@prove`] (what it promises) and [`count`] (instructions of each core).
 
 pub(crate) mod card;
 mod count;
