@@ -24,7 +24,7 @@ pub enum Dtype {
 
 impl Dtype {
     /// By ggml's number of the type.
-    pub(crate) const fn from_ggml(kind: u32) -> Option<Self> {
+    pub const fn from_ggml(kind: u32) -> Option<Self> {
         Some(match kind {
             0 => Self::F32,
             1 => Self::F16,
@@ -84,8 +84,8 @@ impl Dtype {
     }
 }
 
-/// De-quantizes whole blocks: `out.len() / block_len` of them.
-pub(crate) fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
+/// De-quantizes whole blocks: `out.len() / block_len` of them, or as many as `bytes` holds.
+pub fn dequantize(dtype: Dtype, bytes: &[u8], out: &mut [f32]) {
     match dtype {
         Dtype::F32 => zip(bytes, out, |b: &[u8; 4], [y]: &mut [f32; 1]| *y = f32::from_le_bytes(*b)),
         Dtype::F16 => zip(bytes, out, |b: &[u8; 2], [y]: &mut [f32; 1]| *y = half(*b)),

@@ -421,9 +421,16 @@ pub struct Eval {
     /// Compare with this: an image, a folder, a .gguf file or a name, which is packed in float
     #[arg(long, value_name = "SRC")]
     pub against: Option<String>,
-    /// Tokens of a window; windows do not overlap, the incomplete last one is dropped
+    /// Tokens of a window; the incomplete last one is dropped
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..))]
     pub window: u32,
+    /// Begin a window every N tokens, with the id that begins a text in place of its first [default: windows side by side]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub stride: Option<u32>,
+    /// Score only the last N predictions of each window [default: with --stride its N, else all]; `--window 512 --stride 512
+    /// --score 255` is what llama-perplexity does with -c 512
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub score: Option<u32>,
     /// Read only this many bytes of the text
     #[arg(long, value_name = "N")]
     pub bytes: Option<usize>,

@@ -169,6 +169,13 @@ fn eval_agrees_with_itself() {
     let out = json(&["eval", image, "--text", text, "--window", "32", "--against", image, "--json"]);
     has_keys(&out, &["tokens", "perplexity", "kl_mean", "kl_p99", "top1_agreement"]);
     assert_eq!((out["kl_mean"].as_f64(), out["top1_agreement"].as_f64()), (Some(0.0), Some(1.0)));
+    // Every text token once, but for those before the first window's scored end.
+    let strided = json(&["eval", image, "--text", text, "--window", "48", "--stride", "8", "--against", image, "--json"]);
+    let n = |key: &str| strided[key].as_u64().unwrap();
+    assert_eq!((n("tokens"), n("stride")), (8 * n("windows"), 8));
+    assert_eq!(strided["kl_median"].as_f64(), Some(0.0));
+    let half = json(&["eval", image, "--text", text, "--window", "64", "--stride", "64", "--score", "31", "--json"]);
+    assert_eq!(half["tokens"].as_u64().unwrap(), 31 * half["windows"].as_u64().unwrap());
     let (code, message) = failure(&["eval", image, "--text", text, "--window", "4096", "-q"]);
     assert!(code == 1 && message.contains("need at least one window of 4096 tokens"), "{message}");
 }

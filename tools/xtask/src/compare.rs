@@ -18,6 +18,8 @@ const PACKAGE: &str = "llama-cpp-python";
 /// Of the package: says which llama.cpp it is.
 pub(crate) const VERSION: &str = "0.3.36";
 const MODEL: &str = data::SMOLLM2;
+/// What is built of it.
+const PROGRAMS: &[&str] = &["llama-bench", "llama-quantize", "llama-perplexity"];
 const PROMPT: &str = "512";
 const GENERATE: &str = "128";
 /// The variants: name, and the type of the embedding, which is also the head.
@@ -119,7 +121,7 @@ impl Llama {
         let peers = cache_dir()?.join("peers");
         let build = peers.join("llama-build");
         let llama = Self { programs: build.join("bin") };
-        if llama.programs.join("llama-quantize").exists() && llama.programs.join("llama-bench").exists() {
+        if PROGRAMS.iter().all(|name| llama.programs.join(name).exists()) {
             return Ok(llama);
         }
         let mut configure = command("cmake");
@@ -128,7 +130,7 @@ impl Llama {
             ["GGML_OPENMP", "LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "BUILD_SHARED_LIBS"];
         configure.args(["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]);
         run(configure.args(off.map(|name| format!("-D{name}=OFF"))))?;
-        run(command("cmake").arg("--build").arg(&build).args(["-j2", "--target", "llama-bench", "llama-quantize"]))?;
+        run(command("cmake").arg("--build").arg(&build).args(["-j2", "--target"]).args(PROGRAMS))?;
         Ok(llama)
     }
 

@@ -19,6 +19,7 @@ mod layers;
 mod mca;
 mod predict;
 mod process;
+mod quality;
 mod ram;
 mod speculate;
 
@@ -64,6 +65,10 @@ const USAGE: &str = "usage: cargo xtask <command>
                            tokens per pass and speed of speculative decoding against plain, texts asserted equal
   prompt-cache [--program FILE] [--rounds N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
                            first token after a prefix of 2000 tokens, with and without the cache
+  quality [--model NAME]... [--float published|dithered]... [--text NAME]... [--windows N] [--threads N] [--program FILE]
+          [--repack] [--page]
+                           KL divergence and perplexity against bytes per token, ours and llama.cpp's, of the same float
+                           weights, into docs/quality.md; goes on where it was stopped; --page: only write the page anew
   arm-cost [--cpu CPU]... [--model NAME] [--ours-only] [--recount] [--profile] [--json]
                            instructions per token on emulated ARM cores, ours and llama.cpp's against the bars;
                            --profile: which functions of ours a generated token goes through
@@ -111,6 +116,7 @@ fn dispatch() -> Result<()> {
         (Some("predict"), ["--check"]) => predict::predict(true),
         (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
+        (Some("quality"), args) => quality::measure(args),
         (Some("ram"), args) => ram::measure(args),
         (Some("speculate"), args) => speculate::speculation(args),
         (Some("prompt-cache"), args) => speculate::prompt_cache(args),

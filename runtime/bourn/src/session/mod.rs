@@ -222,6 +222,22 @@ impl<'m> Session<'m> {
         Ok(())
     }
 
+    /// Reads `tokens` after what was read before, as [`Self::logits_of_all`] does, but computes only the last one's logits and shows none.
+    ///
+    /// # Errors
+    /// As [`Self::logits_of_all`].
+    pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        let (position, known) = (self.memory.position(), self.tokens.len());
+        if let Err(e) = self.run(|memory, engine| memory.prefill(engine, tokens).map(|_| ())) {
+            self.go_back(position, known)?;
+            return Err(e);
+        }
+        self.tokens.truncate(self.memory.position() - tokens.len());
+        self.tokens.extend_from_slice(tokens);
+        self.answer = self.tokens.len();
+        Ok(())
+    }
+
     /// Returns to `position`, at which `known` tokens were known, or to the beginning where a ring has overwritten what lies there.
     fn go_back(&mut self, position: usize, known: usize) -> Result<(), Error> {
         let known = match self.memory.rewind(self.model.image(), position) {

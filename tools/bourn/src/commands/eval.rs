@@ -3,6 +3,11 @@
 //! Windows do not overlap. Where the model's template begins a text with a token, a window is that token and `window − 1`
 //! tokens of text, all of which are scored; else `window` tokens of text, of which all but the first are scored. The
 //! incomplete last window is dropped.
+//!
+//! With `--stride N` a window begins at every N-th token of the text (the token that begins a text counts as its first, and takes
+//! the first place of every window), and only its last predictions are scored: N of them, or as many as `--score` says. With
+//! N below the window every token is so predicted once, from at least `window − N` others; `--window 512 --stride 512
+//! --score 255` scores what llama-perplexity scores with `-c 512`: the second half of windows side by side.
 
 use crate::args::Eval;
 use crate::commands::logits::logsumexp;
@@ -44,11 +49,9 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
     let ids = model.encode(&text, EncodeOptions::default())?;
     let begin = model.tokenizer()?.prefix().next();
     let window = a.window as usize;
-    let windows: Vec<Vec<u32>> = ids
-        .chunks_exact(window - usize::from(begin.is_some()))
-        .take(a.windows.unwrap_or(usize::MAX))
-        .map(|text| begin.into_iter().chain(text.iter().copied()).collect())
-        .collect();
+    let scored = a.score.or(a.stride).map_or(window - 1, |n| (n as usize).min(window - 1));
+    let mut windows = cut(&ids, begin, window, a.stride.map(|n| n as usize));
+    windows.truncate(a.windows.unwrap_or(usize::MAX));
     if windows.is_empty() {
         return Err(hinted(
             format!("{}: need at least one window of {window} tokens, found {} tokens", a.text.display(), ids.len()),
@@ -82,7 +85,7 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
     let mut score = Score::default();
     let progress = bar(quiet, windows.len() as u64, "eval");
     for ids in &windows {
-        match judge(&model, &mut session, other.as_mut(), ids, &mut score) {
+        match judge(&model, &mut session, other.as_mut(), ids, window - 1 - scored, &mut score) {
             Err(e) if models::was_cancelled(&e) => break,
             judged => judged.map_err(|e| models::failed(&model, e))?,
         }
@@ -99,12 +102,28 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
     report(a, score, windows.len())
 }
 
-/// Runs both models over one window in step.
+/// The windows of a text, each begun with the id that begins a text.
+fn cut(ids: &[u32], begin: Option<u32>, window: usize, stride: Option<usize>) -> Vec<Vec<u32>> {
+    let Some(stride) = stride else {
+        let texts = ids.chunks_exact(window - usize::from(begin.is_some()));
+        return texts.map(|text| begin.into_iter().chain(text.iter().copied()).collect()).collect();
+    };
+    let all: Vec<u32> = begin.into_iter().chain(ids.iter().copied()).collect();
+    let windows = all.windows(window).step_by(stride).map(<[u32]>::to_vec);
+    let begun = windows.map(|mut ids| {
+        ids[0] = begin.unwrap_or(ids[0]);
+        ids
+    });
+    begun.collect()
+}
+
+/// Runs both models over one window in step; scores the predictions made at position `from` and after.
 fn judge(
     model: &Model,
     session: &mut Session<'_>,
     mut other: Option<&mut Session<'_>>,
     ids: &[u32],
+    from: usize,
     score: &mut Score,
 ) -> Result<(), bourn::Error> {
     let vocab = model.image().shape().vocab as usize;
@@ -116,11 +135,19 @@ fn judge(
     for (block, tokens) in ids.chunks(BLOCK).enumerate() {
         let first = block * BLOCK;
         reference.clear();
+        if first + tokens.len() <= from {
+            // Nothing to score: no head, and the next block finds its keys and values.
+            session.read(tokens)?;
+            if let Some(other) = &mut other {
+                other.read(tokens)?;
+            }
+            continue;
+        }
         if let Some(other) = &mut other {
             other.logits_of_all(tokens, &mut |_, logits| reference.extend_from_slice(logits))?;
         }
         session.logits_of_all(tokens, &mut |pos, logits| {
-            let Some(&next) = ids.get(pos + 1) else { return };
+            let Some(&next) = ids.get(pos + 1).filter(|_| pos >= from) else { return };
             let sum = logsumexp(logits);
             score.scored += 1;
             score.nll += sum - f64::from(logits[next as usize]);
@@ -140,9 +167,10 @@ fn judge(
 
 fn report(a: &Eval, mut score: Score, windows: usize) -> Result<ExitCode> {
     let n = score.scored as f64;
-    let mut out = object!({"tokens": score.scored, "perplexity": (score.nll / n).exp(), "nll": score.nll, "window": a.window, "windows": windows});
+    let mut out = object!({"tokens": score.scored, "perplexity": (score.nll / n).exp(), "nll": score.nll, "window": a.window, "stride": a.stride, "windows": windows});
     if a.against.is_some() {
         score.kl.sort_by(f64::total_cmp);
+        out["kl_median"] = score.kl[score.kl.len() / 2].into();
         out["kl_mean"] = (score.kl.iter().sum::<f64>() / n).into();
         out["kl_p99"] = score.kl[((score.kl.len() * 99).div_ceil(100)).clamp(1, score.kl.len()) - 1].into();
         out["top1_agreement"] = (score.agreed as f64 / n).into();
@@ -159,9 +187,10 @@ fn report(a: &Eval, mut score: Score, windows: usize) -> Result<ExitCode> {
         ))?;
         if a.against.is_some() {
             line(&format!(
-                "against float (perplexity {:.4}): KL mean {:.5}, 99th percentile {:.5}, same best token {:.2} %",
+                "against float (perplexity {:.4}): KL mean {:.5}, median {:.5}, 99th percentile {:.5}, same best token {:.2} %",
                 (score.reference_nll / n).exp(),
                 out["kl_mean"].as_f64().unwrap_or_default(),
+                out["kl_median"].as_f64().unwrap_or_default(),
                 out["kl_p99"].as_f64().unwrap_or_default(),
                 100.0 * score.agreed as f64 / n
             ))?;
