@@ -267,6 +267,9 @@ pub struct Pack {
     /// How matrices are quantized
     #[arg(long, value_enum, default_value_t)]
     pub method: Method,
+    /// Write what each tensor cost to this file: one page of HTML
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

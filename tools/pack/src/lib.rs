@@ -12,6 +12,7 @@ mod output;
 mod plan;
 mod quantize;
 mod report;
+mod report_page;
 mod screen;
 mod source;
 mod tiles;

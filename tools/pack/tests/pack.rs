@@ -45,6 +45,23 @@ fn check_all(file: &[u8], made: &[Made], expected: impl Fn(&Made) -> Vec<f32>) {
 }
 
 #[test]
+fn the_page_names_every_tensor_and_needs_no_other_file() {
+    let (dir, out) = place();
+    let made = made::folder(dir.path(), false, "F32", |_| {});
+    let (_, report) = packed(dir.path(), &out, &of(Weights::Q4));
+    let page = report.to_html("<a model> & its image");
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(page.contains("<h1>&lt;a model&gt; &amp; its image</h1>"));
+    for t in &made {
+        assert!(page.contains(&format!("<td>{}<td>", t.name)), "{}", t.name);
+    }
+    for outside in ["http", "src=", "href=", "<script"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(!page.contains("NaN") && !page.contains("inf<"));
+}
+
+#[test]
 fn f32_images_hold_every_weight_exactly() {
     for tied in [false, true] {
         let (dir, out) = place();

@@ -21,6 +21,10 @@ pub fn pack(a: &Pack, quiet: bool) -> Result<ExitCode> {
         options.calibration = Some(models::utf8(bytes, &path.display().to_string())?.into());
     }
     let report = models::pack(&checkpoint, &a.out, &options, quiet)?;
+    if let Some(path) = &a.report {
+        let title = format!("{} as {}", a.src, a.out.display());
+        std::fs::write(path, report.to_html(&title)).with_context(|| format!("{}: write", path.display()))?;
+    }
     let seconds = round3(start.elapsed().as_secs_f64());
     if a.json {
         let tensors: Vec<_> = report
