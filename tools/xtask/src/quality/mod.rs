@@ -29,7 +29,7 @@ const WINDOW: usize = 512;
 const MODELS: &[&str] = &["smollm2-135m-instruct", "gemma-3-270m"];
 
 /// One model in one setting over one text.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Figures {
     bytes_per_token: u64,
     perplexity: f64,
@@ -89,7 +89,9 @@ impl Results {
         self.known.get(key).and_then(Figures::of_json)
     }
 
+    /// Adds to what is in the file, where another run may have added too.
     fn keep(&mut self, key: String, value: Value) -> Result<()> {
+        self.known.append(&mut Self::open(self.path.clone())?.known);
         self.known.insert(key, value);
         let part = self.path.with_extension("part");
         std::fs::write(&part, serde_json::to_vec_pretty(&self.known)?)?;
@@ -256,23 +258,70 @@ fn image_key(plan: &Plan, sha256: &str, text: &str) -> String {
     format!("image {sha256} | {text} | {} windows", plan.windows)
 }
 
-/// What is known of a float model over all texts of the plan; of two settings with the same image the first.
+/// What is known of a float model over all texts of the plan; of our settings that come to the same the first.
 fn rows(plan: &Plan, results: &Results, model: &str, kind: &str) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let mut add = |ours, setting, keys: Vec<String>| {
-        let figures: Option<Vec<Figures>> = keys.iter().map(|key| results.figures(key)).collect();
-        rows.extend(figures.map(|figures| Row { ours, setting, figures }));
+    let mut rows: Vec<Row> = Vec::new();
+    let mut add = |ours: bool, setting: &'static str, key: &dyn Fn(&Text) -> String| {
+        let figures: Option<Vec<Figures>> = plan.texts.iter().map(|text| results.figures(&key(text))).collect();
+        if let Some(figures) = figures.filter(|figures| !ours || rows.iter().all(|row| row.figures != *figures)) {
+            rows.push(Row { ours, setting, figures });
+        }
     };
-    let mut seen = Vec::new();
     for (setting, ..) in ours::SETTINGS {
-        let Some(sha256) = results.known.get(&our_key(model, kind, setting)).and_then(Value::as_str) else { continue };
-        if !seen.contains(&sha256) {
-            seen.push(sha256);
-            add(true, *setting, plan.texts.iter().map(|text| image_key(plan, sha256, text.name)).collect());
+        if let Some(sha256) = results.known.get(&our_key(model, kind, setting)).and_then(Value::as_str) {
+            add(true, setting, &|text| image_key(plan, sha256, text.name));
         }
     }
     for (setting, ..) in peers::SETTINGS {
-        add(false, *setting, plan.texts.iter().map(|text| their_key(plan, model, kind, text.name, setting)).collect());
+        add(false, setting, &|text| their_key(plan, model, kind, text.name, setting));
     }
     rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn figures(kl_mean: f64) -> Figures {
+        Figures {
+            bytes_per_token: 90,
+            perplexity: 20.5,
+            float_perplexity: 20.0,
+            kl_mean,
+            kl_median: 0.125,
+            kl_p99: 1.5,
+            top1: 0.75,
+        }
+    }
+
+    #[test]
+    fn a_table_has_what_is_whole_and_each_image_of_ours_once() {
+        let plan = Plan::of(&["--windows", "3"]).unwrap();
+        let folder = std::env::temp_dir().join(format!("bourn-quality-results-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("results.json");
+        let mut results = Results::open(path.clone()).unwrap();
+        for (setting, image) in [("default", "a"), ("8-bit head", "b"), ("4-bit head", "c")] {
+            results.keep(our_key("m", "dithered", setting), image.into()).unwrap();
+        }
+        for text in &plan.texts {
+            results.keep(image_key(&plan, "a", text.name), figures(0.25).to_json()).unwrap();
+            results.keep(image_key(&plan, "b", text.name), figures(0.25).to_json()).unwrap();
+            results.keep(their_key(&plan, "m", "dithered", text.name, "Q8_0"), figures(0.25).to_json()).unwrap();
+        }
+        // Of one text only.
+        results.keep(image_key(&plan, "c", plan.texts[0].name), figures(0.5).to_json()).unwrap();
+        let rows = rows(&plan, &Results::open(path).unwrap(), "m", "dithered");
+        assert_eq!(rows.iter().map(|row| (row.ours, row.setting)).collect::<Vec<_>>(), [(true, "default"), (false, "Q8_0")]);
+        assert_eq!(rows[0].figures, [figures(0.25); 2]);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        let error = |args: &[&str]| Plan::of(args).err().unwrap().to_string();
+        assert_eq!(error(&["--model", "gpt"]), "need one of smollm2-135m-instruct, gemma-3-270m, found gpt");
+        assert_eq!(error(&["--windows"]), "--windows needs a value");
+        assert_eq!(error(&["--fast"]), "no such option: --fast");
+    }
 }

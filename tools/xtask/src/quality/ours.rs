@@ -62,6 +62,10 @@ impl Bourn {
 
     fn image(&self, float: &Path, name: &str, args: &[&str], anew: bool) -> Result<Packed> {
         let path = float.with_extension(format!("{name}.bourn"));
+        let time = |path: &Path| std::fs::metadata(path).and_then(|file| file.modified());
+        if !anew && time(&path).is_ok_and(|packed| time(&self.program).is_ok_and(|built| packed < built)) {
+            eprintln!("quality: {name}: packed by an older program (--repack packs anew)");
+        }
         if anew || !path.exists() {
             output(command(&self.program).args(["--quiet", "pack"]).arg(float).arg("-o").arg(&path).args(args).arg("--json"))?;
         }

@@ -43,7 +43,8 @@ weights over the same windows of text.
 - **Float weights.** Both read one F16 GGUF. *published* is the catalogue's GGUF de-quantized: those weights were quantized
   once already, and a quantizer that finds their grid again loses nothing. *dithered* is the same with uniform noise of half a
   step of that grid to either side of every weight (fixed seed), so that there is no grid to find. Judge by it.
-- **Texts** that no calibration saw: {}; of the Canterbury corpus, public domain, out of the test data of PyPI's brotli 1.2.1.
+- **Texts** that no calibration saw, of the Canterbury corpus (public domain, out of the test data of PyPI's brotli 1.2.1):
+  {}.
 - **Windows**: the first {} of 512 tokens, the second half of each scored, {} positions in all, as llama-perplexity does with
   `-c 512`; ours by `bourn eval --window 512 --stride 512 --score 255`. Each program's KL divergence is from the float weights in
   its own arithmetic.
@@ -52,7 +53,7 @@ weights over the same windows of text.
 - **KL**: mean, median and 99th percentile of the KL divergence of a position's distribution from the float model's, in nats;
   **top-1**: positions whose likeliest token is the float model's. Lower left is better in the pictures.
 ",
-        texts.join(", "),
+        texts.join(",\n  "),
         plan.windows,
         plan.windows * 255,
     )

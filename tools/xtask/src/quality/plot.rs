@@ -70,6 +70,7 @@ where
         .light_line_style(TRANSPARENT)
         .x_desc("MB read per token")
         .label_style((TEXT, 13))
+        .x_label_formatter(&|x| format!("{x:.0}"))
         .y_label_formatter(&|y| if *y < 0.01 { format!("{y:.4}") } else { format!("{y}") })
         .draw()?;
     // Names stand right of their dots, each below the last one it would touch.
