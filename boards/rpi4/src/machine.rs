@@ -80,6 +80,8 @@ const MAILBOX: Mmio = peripheral(0xb880, 0x40);
 const POWER: Watchdog<Mmio> = Watchdog::new(peripheral(0x10_0000, 0x30));
 const GPIO: Gpio<Mmio> = Gpio::new(peripheral(0x20_0000, 0xf4));
 const EMMC2: Mmio = peripheral(0x34_0000, 0x100);
+/// The older controller, which talks to the radio on a board, and has the card in QEMU's raspi4b.
+const EMMC: Mmio = peripheral(0x30_0000, 0x100);
 const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000));
 
 /// Requests to the video core, which does not see the caches.
@@ -181,7 +183,9 @@ impl Platform for Pi {
 }
 
 fn main(boot: Boot) -> ! {
-    let clock_hz = video_core().clock_hz(Clock::Emmc2).ok().filter(|hz| *hz > 0).unwrap_or(EMMC_HZ);
-    let card = Sdhci::new(EMMC2, Config { clock_hz, max_hz: 50_000_000, write_gap_us: 0, now_us: time::micros });
+    let mut video = video_core();
+    let (registers, clock) = if video.is_emulated() { (EMMC, Clock::Emmc) } else { (EMMC2, Clock::Emmc2) };
+    let clock_hz = video.clock_hz(clock).ok().filter(|hz| *hz > 0).unwrap_or(EMMC_HZ);
+    let card = Sdhci::new(registers, Config { clock_hz, max_hz: 50_000_000, write_gap_us: 0, now_us: time::micros });
     shell::run(boot, "rpi4", &PI.line, Some(card))
 }

@@ -174,6 +174,8 @@ impl Crew {
     }
 
     /// Takes pieces until none is left. A run of pieces at a time, shorter towards the end, so that all finish together.
+    /// A function of its own, so that instructions in shared work can be told from others.
+    #[inline(never)]
     fn work(&self, region: &Region, job: &(dyn Fn(usize) + Sync)) {
         let next = &self.next.0;
         let mut from = next.load(Ordering::Relaxed);

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cross::apt_install;
 use crate::firmware::card;
-use crate::process::{command, find, run, target_dir};
+use crate::process::{command, find, output, run, target_dir};
 
 const QEMU: &str = "qemu-system-aarch64";
 /// Its package on Debian.
@@ -44,11 +44,28 @@ impl Machine {
         }
     }
 
+    /// Why QEMU here cannot be this board, if it cannot.
+    ///
+    /// # Errors
+    /// If there is no emulator.
+    pub(crate) fn lacking(&self) -> Result<Option<String>> {
+        if self.board != "rpi4" {
+            return Ok(None);
+        }
+        let machines = output(command(qemu()?).args(["-machine", "help"]))?;
+        let has = machines.lines().any(|line| line.starts_with("raspi4b "));
+        Ok((!has)
+            .then(|| "need QEMU 9.0 or later, which has raspi4b; on Debian 12: qemu-system-arm of bookworm-backports".to_owned()))
+    }
+
     /// QEMU with a card in it, started from the kernel that is on the card; and a copy of that kernel, to be removed afterwards.
     ///
     /// # Errors
     /// If there is no emulator for the board, or no kernel on the card.
     pub(crate) fn command(&self, card: &Path) -> Result<(Command, PathBuf)> {
+        if let Some(reason) = self.lacking()? {
+            bail!("{}: {reason}", self.board);
+        }
         let qemu = qemu()?;
         // Several may run at a time.
         static STARTED: AtomicU32 = AtomicU32::new(0);
@@ -68,7 +85,10 @@ impl Machine {
             "rpi3" => {
                 command.args(["-M", "raspi3b", "-drive", &drive("sd")]);
             }
-            board => bail!("no emulator for board {board}; boards: qemu-virt, rpi3"),
+            "rpi4" => {
+                command.args(["-M", "raspi4b", "-nic", "none", "-drive", &drive("sd")]);
+            }
+            board => bail!("no emulator for board {board}; boards: qemu-virt, rpi3, rpi4"),
         }
         if self.mini_uart {
             command.args(["-serial", "null"]);

@@ -1,10 +1,10 @@
 /* Counts the guest instructions of each core of a machine under QEMU: a TCG plugin.
  *
- *   qemu-system-aarch64 ... -plugin libcores.so,mark=0xADDR,skip=0xLOW-0xHIGH
+ *   qemu-system-aarch64 ... -plugin libcores.so,mark=0xADDR,skip=0xLOW-0xHIGH,share=0xFROM-0xTO
  *
- * Every time the first core comes to a block that begins at the marked address, a line goes to stderr: "mark" and for each core the
- * instructions it has executed so far, those at addresses from LOW up to HIGH (where idle cores wait) left out.
- * A block left early counts whole.
+ * Every time the first core comes to a block that begins at the marked address, a line goes to stderr: "mark", the instructions that
+ * the first core has executed so far in shared work (from the block at FROM to the block at TO), and for each core all it has executed, those at addresses
+ * from LOW up to HIGH (where idle cores wait) left out. A block left early counts whole.
  *
  * `cargo xtask prove-firmware --count` compiles it; the header is part of QEMU's source and not of this repository.
  */
@@ -21,7 +21,7 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 
 /* Each core adds to its own, on a cache line of its own. */
 static struct { uint64_t n; char apart[120]; } executed[CORES];
-static uint64_t mark, low, high;
+static uint64_t mark, low, high, from, to, began, shared;
 
 static void ran(unsigned int core, void *size)
 {
@@ -32,8 +32,8 @@ static void ran(unsigned int core, void *size)
 
 static void marked(unsigned int core, void *data)
 {
-    char line[32 * CORES];
-    int at = 0;
+    char line[32 * (CORES + 1)];
+    int at = snprintf(line, sizeof line, " %" PRIu64, shared);
 
     (void)data;
     if (core != 0) {
@@ -45,6 +45,22 @@ static void marked(unsigned int core, void *data)
     fprintf(stderr, "mark%s\n", line);
 }
 
+static void begins(unsigned int core, void *data)
+{
+    (void)data;
+    if (core == 0) {
+        began = executed[0].n;
+    }
+}
+
+static void ends(unsigned int core, void *data)
+{
+    (void)data;
+    if (core == 0) {
+        shared += executed[0].n - began;
+    }
+}
+
 static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
 {
     uint64_t address = qemu_plugin_tb_vaddr(tb);
@@ -52,6 +68,12 @@ static void translated(qemu_plugin_id_t id, struct qemu_plugin_tb *tb)
     (void)id;
     if (address == mark) {
         qemu_plugin_register_vcpu_tb_exec_cb(tb, marked, QEMU_PLUGIN_CB_NO_REGS, NULL);
+    }
+    if (address == from) {
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, begins, QEMU_PLUGIN_CB_NO_REGS, NULL);
+    }
+    if (address == to) {
+        qemu_plugin_register_vcpu_tb_exec_cb(tb, ends, QEMU_PLUGIN_CB_NO_REGS, NULL);
     }
     if (address < low || address >= high) {
         qemu_plugin_register_vcpu_tb_exec_cb(tb, ran, QEMU_PLUGIN_CB_NO_REGS, (void *)(uintptr_t)qemu_plugin_tb_n_insns(tb));
@@ -69,6 +91,11 @@ QEMU_PLUGIN_EXPORT int qemu_plugin_install(qemu_plugin_id_t id, const qemu_info_
 
             low = strtoull(argv[i] + 5, &end, 0);
             high = strtoull(end + 1, NULL, 0);
+        } else if (!strncmp(argv[i], "share=", 6)) {
+            char *end;
+
+            from = strtoull(argv[i] + 6, &end, 0);
+            to = strtoull(end + 1, NULL, 0);
         } else {
             fprintf(stderr, "cores: no such option: %s\n", argv[i]);
             return -1;

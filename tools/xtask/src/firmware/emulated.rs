@@ -133,6 +133,17 @@ impl Emulated {
         }
     }
 
+    /// Microseconds from reset until the board served its line, as its log says.
+    ///
+    /// # Errors
+    /// If the log does not say.
+    pub(super) fn ready_us(&mut self, board: &str) -> Result<u64> {
+        let mut log = Vec::new();
+        self.client.take_log(&mut |bytes| log.extend_from_slice(bytes));
+        let frames = log.split(|byte| *byte == 0).map(unpacked);
+        frames.filter_map(|frame| ready_in(&frame, board)).next().context("the log does not say when the board was ready")
+    }
+
     /// Greedy text after a prompt of ids.
     ///
     /// # Errors
@@ -161,5 +172,51 @@ impl Emulated {
         });
         let sum = sum.map_err(|e| format!("{e:?}"))?;
         Ok((Written { ids: kept.ids.to_vec(), sum }, done))
+    }
+}
+
+/// A defmt frame, unpacked (rzCOBS, which is read from its end).
+fn unpacked(frame: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = frame.iter().rev();
+    while let Some(&code) = rest.next() {
+        match code {
+            0..0x80 => {
+                for i in 0..7 {
+                    let byte = if code >> (6 - i) & 1 == 0 { rest.next() } else { Some(&0) };
+                    bytes.extend(byte);
+                }
+            }
+            0x80..0xff => {
+                bytes.push(0);
+                bytes.extend(rest.by_ref().take(usize::from(code & 0x7f) + 7));
+            }
+            0xff => bytes.extend(rest.by_ref().take(134)),
+        }
+    }
+    bytes.reverse();
+    bytes
+}
+
+/// The number after the board's name in the frame that says it is ready: the only one with a name, its length before it.
+fn ready_in(frame: &[u8], board: &str) -> Option<u64> {
+    let name = [&u32::to_le_bytes(u32::try_from(board.len()).ok()?)[..], board.as_bytes()].concat();
+    let at = frame.windows(name.len()).position(|part| part == name)? + name.len();
+    Some(u64::from_le_bytes(*frame.get(at..)?.first_chunk()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ready_in, unpacked};
+
+    #[test]
+    fn finds_the_number_in_a_frame_of_the_log() {
+        // One full run of seven, two zeros among them: bits 1 and 3 of the code, read from the end.
+        assert_eq!(unpacked(&[1, 2, 3, 4, 5, 0b001_0100]), [1, 2, 0, 3, 0, 4, 5]);
+        let mut frame = vec![9, 0, 4, 0, 0, 0];
+        frame.extend(b"rpi3");
+        frame.extend(1234_u64.to_le_bytes());
+        assert_eq!(ready_in(&frame, "rpi3"), Some(1234));
+        assert_eq!(ready_in(&frame, "rpi4"), None);
     }
 }
