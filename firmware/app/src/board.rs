@@ -16,6 +16,12 @@ pub trait Board {
         core::hint::spin_loop();
     }
 
+    /// Whether the board itself wants to be started anew: a button, a supply that fails. What goes on is broken off, then
+    /// [`crate::run`] returns.
+    fn wants_reboot(&mut self) -> bool {
+        false
+    }
+
     /// How the board is.
     fn health(&mut self) -> Health {
         Health::default()

@@ -172,12 +172,13 @@ impl<B: Board, S: Read + Write + ReadReady> Desk<'_, B, S> {
     /// Looks at the line while work goes on.
     pub fn look(&mut self, job: &mut Job) {
         self.flush_log();
+        job.cancelled |= self.board.wants_reboot();
         while let Some(message) = self.next() {
             let Ok(request) = postcard::from_bytes::<Request<'_>>(&message.body) else { continue };
             let ours = message.sequence == job.sequence;
             match request {
                 Request::Hello { nonce } => {
-                    job.cancelled = true;
+                    job.cancelled |= !job.unasked;
                     self.greet(message.sequence, nonce);
                 }
                 Request::Cancel if ours => job.cancelled = true,
@@ -202,8 +203,8 @@ impl<B: Board, S: Read + Write + ReadReady> Desk<'_, B, S> {
 /// What is to be done after the requests of a model are at an end.
 enum Next {
     Exit(Exit),
-    /// Open this; the number of the request that wants it.
-    Load(Load, u16),
+    /// Open this; the number of the request that wants it, if one does.
+    Load(Load, Option<u16>),
     /// An update begins.
     Begin {
         sequence: u16,
@@ -230,19 +231,18 @@ where
         card: card.as_ref(),
         counter: &Cell::new(0),
     };
-    let mut next = Next::Load(Load::default(), 0);
-    let mut asked = false;
+    let mut next = Next::Load(Load::default(), None);
     loop {
         next = match next {
             Next::Exit(exit) => {
                 desk.flush_log();
                 return (exit, desk.board, desk.link.into_serial());
             }
-            Next::Load(load, sequence) => match open(&mut desk, &mut room, &load, asked.then_some(sequence)) {
+            Next::Load(load, asked) => match open(&mut desk, &mut room, &load, asked) {
                 Ok(next) => next,
                 Err(trouble) => {
                     desk.log(format_args!("no model: {trouble}"));
-                    if asked {
+                    if let Some(sequence) = asked {
                         desk.end(sequence, Ending::Refused(trouble.clone()));
                     }
                     serve_bare(&mut desk, &mut room, &trouble, None)
@@ -260,13 +260,11 @@ where
                     Err(trouble) => {
                         desk.end(sequence, Ending::Refused(trouble));
                         // What was open is opened again, and nobody waits for it.
-                        asked = false;
-                        Next::Load(Load::default(), 0)
+                        Next::Load(Load::default(), None)
                     }
                 }
             }
         };
-        asked |= matches!(next, Next::Load(..));
     }
 }
 
@@ -342,6 +340,7 @@ fn open_place<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
         text,
         sum: (0, 0),
     };
+    let recommended = image.generation();
     let mut about = Model {
         id: crate::slots::id_of(head),
         from: place.from,
@@ -354,13 +353,18 @@ fn open_place<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
         resident: plan.resident,
         ram_bytes: arena.taken() as u64,
         open_us: 0,
+        temperature: recommended.temperature,
+        top_k: recommended.top_k,
+        top_p: recommended.top_p,
+        min_p: recommended.min_p,
+        repetition_penalty: recommended.repetition_penalty,
     };
     let mut service = Service { about: &mut about, start, skipped, asked, ram: ram as u64, counter: room.counter, card };
     if plan.resident {
         let mut stream = Resident::read(image, &mut source, weights, &mut |done, of| {
             (job.done, job.of) = (done, of);
             desk.look(&mut job);
-            if job.cancelled && asked.is_some() { Err(Trouble::new(Why::Busy, format_args!("cancelled"))) } else { Ok(()) }
+            if job.cancelled { Err(Trouble::new(Why::Busy, format_args!("cancelled"))) } else { Ok(()) }
         })?;
         Ok(service.serve(desk, &mut open, &mut stream, &|_| (0, 0)))
     } else {
@@ -409,6 +413,9 @@ impl<D: BlockDevice> Service<'_, D> {
         loop {
             desk.flush_log();
             let Some(message) = desk.next() else {
+                if desk.board.wants_reboot() {
+                    return Next::Exit(Exit::Reboot { loader: false });
+                }
                 desk.board.idle();
                 continue;
             };
@@ -463,7 +470,7 @@ impl<D: BlockDevice> Service<'_, D> {
                         selftest::segments(image, &mut Watched { inner: stream, look: &mut look })
                     });
                 }
-                Request::Load(load) if !desk.remind(sequence) => return Next::Load(load, sequence),
+                Request::Load(load) if !desk.remind(sequence) => return Next::Load(load, Some(sequence)),
                 Request::Begin { bytes, sum } => return Next::Begin { sequence, bytes, sum },
                 Request::Reboot { loader } => {
                     desk.answer(sequence, &Answer::Accepted);
@@ -539,6 +546,9 @@ fn serve_bare<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
     loop {
         desk.flush_log();
         let Some(message) = desk.next() else {
+            if desk.board.wants_reboot() {
+                return Next::Exit(Exit::Reboot { loader: false });
+            }
             desk.board.idle();
             continue;
         };
@@ -549,7 +559,7 @@ fn serve_bare<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
                 let contents = room.card.and_then(|card| Some((Contents::read(card).ok()?, card)));
                 tell_info(desk, sequence, room.arena.len() as u64, contents, None, Some(trouble));
             }
-            (Request::Load(load), _) if !desk.remind(sequence) => return Next::Load(load, sequence),
+            (Request::Load(load), _) if !desk.remind(sequence) => return Next::Load(load, Some(sequence)),
             (Request::Begin { bytes, sum }, Some(update)) if update.is_of(bytes, sum) => {
                 desk.end(sequence, update.ending(desk.window));
             }

@@ -155,5 +155,5 @@ fn the_host_may_start_the_board_anew() {
         client.hello(1, &mut |_| {}).unwrap();
         client.ask("reboot", &Request::Reboot { loader: true }, &mut |_| Some(())).unwrap();
     });
-    assert_eq!(exit, Some(bourn_app::Exit::Reboot { loader: true }));
+    assert_eq!(exit, bourn_app::Exit::Reboot { loader: true });
 }

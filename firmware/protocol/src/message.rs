@@ -313,7 +313,7 @@ pub enum LogKind {
 }
 
 /// What is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Info<'a> {
     /// The tier of kernels in use.
     pub isa: &'a str,
@@ -334,7 +334,7 @@ pub struct Info<'a> {
 }
 
 /// The open model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// Checksum in its superblock, which stands for all of it.
     pub id: u64,
@@ -358,6 +358,16 @@ pub struct Model {
     pub ram_bytes: u64,
     /// How long opening it took.
     pub open_us: u64,
+    /// What the model's authors recommend for sampling: see [`Generate`].
+    pub temperature: f32,
+    /// See [`Generate`].
+    pub top_k: u32,
+    /// See [`Generate`].
+    pub top_p: f32,
+    /// See [`Generate`].
+    pub min_p: f32,
+    /// See [`Generate`].
+    pub repetition_penalty: f32,
 }
 
 /// The two slots.

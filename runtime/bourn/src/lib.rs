@@ -14,14 +14,14 @@
 //! # Ok::<(), bourn::Error>(())
 //! ```
 //!
-//! Modules in path order: [`model`] (an open image) → [`ram`] (its memory budget) → [`template`] (messages to prompt) → [`session`] (prompt to text).
+//! Modules in path order: [`model`] (an open image) → [`ram`] (its memory budget) → [`template`] (messages to prompt) → [`session`] (prompt to text, which [`stop`] cuts).
 #![deny(unsafe_code)]
 
 mod error;
 pub mod model;
 pub mod ram;
 pub mod session;
-mod stop;
+pub mod stop;
 pub mod template;
 
 pub use bourn_core::text::EncodeOptions;

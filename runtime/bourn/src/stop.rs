@@ -2,13 +2,13 @@
 
 /// Holds text back just as long as it may turn out to be a stop string.
 #[derive(Debug)]
-pub(crate) struct StopFilter<'a> {
+pub struct StopFilter<'a> {
     stops: &'a [String],
 }
 
 /// What a push made of the held text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+pub enum Held {
     /// This many bytes from the front are free to go.
     Free(usize),
     /// A stop string begins after this many bytes.
@@ -16,6 +16,7 @@ pub(crate) enum Held {
 }
 
 impl<'a> StopFilter<'a> {
+    /// A filter for these; empty ones are none.
     pub fn new(stops: &'a [String]) -> Self {
         Self { stops }
     }

@@ -1,5 +1,8 @@
 //! What may be said on the command line.
 
+#[path = "args/device.rs"]
+pub mod device;
+
 use bourn::Speculate;
 use bourn_core::speculate::MAX_DRAFT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -40,6 +43,8 @@ pub enum Command {
     Bench(Bench),
     /// Describe this machine and predict its speed
     Board(Board),
+    /// Talk to a board without an operating system
+    Device(device::Device),
 }
 
 /// How to open a model.
@@ -133,7 +138,7 @@ pub enum Kv {
 }
 
 /// How to choose tokens; what is not given is as the model's authors recommend.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone, Debug, Default)]
 pub struct Sampling {
     /// 0: always the most likely token
     #[arg(long, value_parser = at_least_0)]

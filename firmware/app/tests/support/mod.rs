@@ -344,9 +344,6 @@ pub struct Sim {
     log: Vec<u8>,
 }
 
-/// Thrown to end the board's thread when the host has gone.
-struct PulledOut;
-
 impl Board for Sim {
     fn now_us(&self) -> u64 {
         self.start.elapsed().as_micros() as u64
@@ -358,12 +355,15 @@ impl Board for Sim {
         self.line.0.1.notify_all();
         while wire.to_board.is_empty() {
             if wire.closed {
-                drop(wire);
-                std::panic::resume_unwind(Box::new(PulledOut));
+                return;
             }
             wire = self.line.wait(wire);
         }
         wire.board_idle = false;
+    }
+
+    fn wants_reboot(&mut self) -> bool {
+        self.line.wire().closed
     }
 
     fn log(&mut self, line: std::fmt::Arguments<'_>) {
@@ -393,11 +393,7 @@ impl Default for Setup {
 }
 
 /// Runs a board with this card while `host` talks to it.
-pub fn with_board<T>(
-    card: Option<Card>,
-    setup: &Setup,
-    host: impl FnOnce(&mut Client<HostEnd>, &Line) -> T,
-) -> (T, Option<Exit>) {
+pub fn with_board<T>(card: Option<Card>, setup: &Setup, host: impl FnOnce(&mut Client<HostEnd>, &Line) -> T) -> (T, Exit) {
     struct Close(Line);
     impl Drop for Close {
         fn drop(&mut self) {
@@ -409,14 +405,8 @@ pub fn with_board<T>(
         let board_line = line.clone();
         let setup = setup.clone();
         let board = scope.spawn(move || {
-            let stopped = Stopped(board_line.clone());
-            let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run_board(card, &setup, &board_line)));
-            drop(stopped);
-            match caught {
-                Ok(exit) => Some(exit),
-                Err(panic) if panic.is::<PulledOut>() => None,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+            let _stopped = Stopped(board_line.clone());
+            run_board(card, &setup, &board_line)
         });
         let closing = Close(line.clone());
         let patience = Patience { answer_us: 500_000, tries: 40 };

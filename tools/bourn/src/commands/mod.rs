@@ -3,6 +3,7 @@
 mod bench;
 mod board;
 mod chat;
+mod device;
 mod eval;
 mod fetch;
 mod inspect;
@@ -29,5 +30,6 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Eval(a) => eval::eval(&a, quiet),
         Command::Bench(a) => bench::bench(&a, quiet),
         Command::Board(a) => board::board(&a, quiet),
+        Command::Device(a) => device::device(&a, quiet),
     }
 }
