@@ -257,7 +257,7 @@ impl<T: Transport> Client<T> {
                 self.say(&Request::Chunk { offset: sent, bytes: &chunk[..n] })?;
                 sent += n as u64;
             }
-            match self.wait_update()? {
+            match self.wait_update(window)? {
                 Some((s, wanted)) => {
                     (slot, silent) = (s, 0);
                     if wanted > next {
@@ -287,15 +287,17 @@ impl<T: Transport> Client<T> {
         Ok(Ok(switched))
     }
 
-    /// The next word on how far an update is, whichever chunk it answers; nothing if none comes in time.
-    fn wait_update(&mut self) -> Result<Option<(u8, u64)>, Error<T::Error>> {
+    /// The next word on how far an update is, whichever of the last chunks it answers; nothing if none comes in time.
+    fn wait_update(&mut self, window: u8) -> Result<Option<(u8, u64)>, Error<T::Error>> {
         let deadline = self.transport.now_us().saturating_add(self.patience.answer_us);
         loop {
             while self.next_frame()? {
                 let Some(frame) = self.receiver.frame() else { continue };
                 match postcard::from_bytes(frame.body) {
                     Ok(Answer::Update { slot, next, .. }) => return Ok(Some((slot, next))),
-                    Ok(Answer::Refused { why, text }) if frame.sequence == self.sequence => return Err(refused(why, text)),
+                    Ok(Answer::Refused { why, text }) if self.sequence.wrapping_sub(frame.sequence) <= 2 * u16::from(window) => {
+                        return Err(refused(why, text));
+                    }
                     _ => {}
                 }
             }

@@ -3,12 +3,14 @@
 //! libFuzzer calls them from `fuzz_targets`, an ordinary test from `tests/smoke.rs`.
 
 mod checkpoint;
+mod device;
 mod image;
 mod prompt_cache;
 mod template;
 mod tokenizer;
 
 pub use checkpoint::{config_json, gguf, safetensors, tokenizer_json};
+pub use device::{device, frame};
 pub use image::image;
 pub use prompt_cache::prompt_cache;
 pub use template::chat_template;
@@ -34,5 +36,7 @@ pub const DOORS: &[Door] = &[
     Door { name: "config_json", enter: config_json, seeds: &["/config.json"] },
     Door { name: "tokenizer_json", enter: tokenizer_json, seeds: &["/tokenizer.json"] },
     Door { name: "chat_template", enter: chat_template, seeds: &[] },
+    Door { name: "frame", enter: frame, seeds: &[] },
+    Door { name: "device", enter: device, seeds: &[] },
     Door { name: "prompt_cache", enter: prompt_cache, seeds: &[] },
 ];
