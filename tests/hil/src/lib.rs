@@ -6,7 +6,7 @@
 //!
 //! | variable | what it says |
 //! |---|---|
-//! | `BOURN_BOARD` | `ssh:user@host[:port]`, or `emulated[:cpu]` for QEMU on this machine; without it the tests are ignored |
+//! | `BOURN_BOARD` | `ssh:user@host[:port]`, or `emulated[:cpu]` for QEMU on this machine; without it the tests are ignored. Of boards without an operating system (`tests/device.rs`): `qemu-rpi3`, `qemu-rpi4`, `qemu-virt[:cpu]`, `serial:PATH`, `tcp:HOST:PORT`, `unix:PATH` |
 //! | `BOURN_SSH_OPTS` | more options of `ssh`, separated by spaces: `-i KEY -o UserKnownHostsFile=FILE` |
 //! | `BOURN_REMOTE_RUNNER` | words before each program on the board: an emulator, `taskset`, `nice` |
 //! | `BOURN_BOARD_DIR` | where on the board the temporary folder is made (default `$TMPDIR`, else `/tmp`) |
