@@ -13,11 +13,13 @@
 //! A token's values do not depend on the tokens it shares a block with, nor on how rows are shared out: every sum has one order.
 
 mod head;
+mod observe;
 mod snapshot;
 mod verify;
 
 pub(crate) use head::GATHER;
 pub use head::HeadMode;
+pub use observe::{Observed, Site};
 
 use crate::workspace::{Buffers, Options, Plan};
 use crate::{Error, WeightStream};
@@ -25,6 +27,7 @@ use bourn_format::shape::{Activation, Rope};
 use bourn_format::{Dtype, Image, LayerTensors, Role, Segment, Tensor, layout};
 use bourn_kernels::rows::{Block, Rows, split};
 use bourn_kernels::table::{Attend, Kernels, Q8RowMut, Q8Rows, Tiles};
+use observe::{Observer, tell};
 
 /// What computes: an image, its bytes, a tier of kernels, and who shares out the rows.
 pub struct Engine<'e> {
@@ -191,6 +194,10 @@ impl<'w> Session<'w> {
 
     /// Pushes one block of at most `prefill_block` tokens through all layers; leaves the residual stream in its buffer.
     fn forward(&mut self, engine: &mut Engine<'_>, tokens: &[u32]) -> Result<(), Error> {
+        self.forward_observed(engine, tokens, None)
+    }
+
+    fn forward_observed(&mut self, engine: &mut Engine<'_>, tokens: &[u32], mut seen: Observer<'_>) -> Result<(), Error> {
         let image = engine.image;
         let rows = if tokens.len() == 1 { engine.decode } else { engine.prefill };
         let pass = Pass { kernels: engine.kernels, rows, image, n: tokens.len(), position: self.position };
@@ -202,9 +209,9 @@ impl<'w> Session<'w> {
         for (i, kv_layer) in plan.kv.layers(image).enumerate() {
             let layer = image.layer(i);
             let bytes = engine.stream.segment(layer.attention)?;
-            self.attention(&pass, &Weights { image, layer, index: layer.attention, bytes }, &kv_layer);
+            self.attention(&pass, &Weights { image, layer, index: layer.attention, bytes }, &kv_layer, (i, &mut seen));
             let bytes = engine.stream.segment(layer.feed_forward)?;
-            self.feed_forward(&pass, &Weights { image, layer, index: layer.feed_forward, bytes });
+            self.feed_forward(&pass, &Weights { image, layer, index: layer.feed_forward, bytes }, (i, &mut seen));
         }
         self.position += tokens.len();
         Ok(())
@@ -245,10 +252,17 @@ impl<'w> Session<'w> {
         }
     }
 
-    fn attention(&mut self, pass: &Pass<'_>, w: &Weights<'_>, kv_layer: &crate::kv::KvLayer) {
+    fn attention(
+        &mut self,
+        pass: &Pass<'_>,
+        w: &Weights<'_>,
+        kv_layer: &crate::kv::KvLayer,
+        (layer, seen): (usize, &mut Observer<'_>),
+    ) {
         let (plan, b, k, shape) = (&self.plan, &mut self.buffers, pass.kernels, pass.image.shape());
         let (n, hidden, head_dim) = (pass.n, plan.hidden, shape.head_dim as usize);
         pass.norm(b.residual, w.bytes_of(Role::AttnNorm), b.normed, hidden, n);
+        tell(seen, (Site::Attention, layer, pass.position), b.normed, hidden, hidden, n);
         let [wq, wk, wv] = [Role::Wq, Role::Wk, Role::Wv].map(|r| w.matrix(r));
         let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.normed, cols: hidden, n };
         pass.project(&[wq, wk, wv], &mut input, b.qkv, plan.qkv_stride);
@@ -301,6 +315,7 @@ impl<'w> Session<'w> {
             (k.attend)(&plan.kv.view(kv_layer, r / (group * head_dim), kv, kv_scale), &attend, &mut out);
         });
 
+        tell(seen, (Site::Output, layer, pass.position), b.attended, plan.q_rows, plan.q_rows, n);
         let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.attended, cols: plan.q_rows, n };
         pass.project(&[w.matrix(Role::Wo)], &mut input, b.projected, plan.hidden_rows);
         for row in b.projected.chunks_mut(plan.hidden_rows).take(n) {
@@ -309,10 +324,11 @@ impl<'w> Session<'w> {
         pass.add_projected(plan, b, w.bytes_of(Role::PostAttnNorm));
     }
 
-    fn feed_forward(&mut self, pass: &Pass<'_>, w: &Weights<'_>) {
+    fn feed_forward(&mut self, pass: &Pass<'_>, w: &Weights<'_>, (layer, seen): (usize, &mut Observer<'_>)) {
         let (plan, b, shape) = (&self.plan, &mut self.buffers, pass.image.shape());
         let (n, hidden, ffn) = (pass.n, plan.hidden, shape.ffn as usize);
         pass.norm(b.residual, w.bytes_of(Role::FfnNorm), b.normed, hidden, n);
+        tell(seen, (Site::FeedForward, layer, pass.position), b.normed, hidden, hidden, n);
         let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.normed, cols: hidden, n };
         pass.project(&[w.matrix(Role::Gate), w.matrix(Role::Up)], &mut input, b.ffn, 2 * plan.ffn_rows);
 
@@ -325,6 +341,7 @@ impl<'w> Session<'w> {
             let (gate, up) = row.row(0).split_at_mut(plan.ffn_rows);
             activate(&mut gate[..ffn], &up[..ffn]);
         });
+        tell(seen, (Site::Down, layer, pass.position), b.ffn, 2 * plan.ffn_rows, ffn, n);
         // Rows of gates stand 2·ffn_rows apart: the quantizer takes them one by one.
         let mut input = Input { q8: b.q8, scale: b.q8_scale, sum: b.q8_sum, float: b.ffn, cols: ffn, n };
         pass.project_strided(&[w.matrix(Role::Down)], &mut input, 2 * plan.ffn_rows, b.projected, plan.hidden_rows);

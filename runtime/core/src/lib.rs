@@ -18,7 +18,7 @@ pub mod text;
 pub mod workspace;
 
 pub use bourn_kernels::table::KvDtype;
-pub use decoder::{Engine, HeadMode, Session};
+pub use decoder::{Engine, HeadMode, Observed, Session, Site};
 pub use error::Error;
 pub use sampler::{Candidate, Sampler, SamplerOptions};
 pub use speculate::Speculator;

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use bourn_core::snapshot::{Extent, Origin};
-use bourn_core::{Engine, Error, HeadMode, Options, Session, workspace_bytes};
+use bourn_core::{Engine, Error, HeadMode, Observed, Options, Session, workspace_bytes};
 use bourn_format::Image;
 use bourn_kernels::Kernels;
 use memmap2::MmapMut;
@@ -79,17 +79,31 @@ impl OwnedSession {
         self.session.prefill_allowed(engine, tokens, allowed)
     }
 
-    /// [`Session::hidden_of_all`].
+    /// [`Session::observe`].
     ///
     /// # Errors
     /// [`Error`].
-    pub fn hidden_of_all(
+    pub fn observe(
         &mut self,
         engine: &mut Engine<'_>,
         tokens: &[u32],
+        observer: &mut dyn FnMut(Observed<'_>),
+    ) -> Result<(), Error> {
+        self.session.observe(engine, tokens, observer)
+    }
+
+    /// [`Session::logits_at`].
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub fn logits_at(
+        &mut self,
+        engine: &mut Engine<'_>,
+        tokens: &[u32],
+        wanted: &dyn Fn(usize) -> bool,
         sink: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
-        self.session.hidden_of_all(engine, tokens, sink)
+        self.session.logits_at(engine, tokens, wanted, sink)
     }
 
     /// [`Session::verify`].

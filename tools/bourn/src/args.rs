@@ -244,11 +244,12 @@ pub enum PackHead {
     F32,
 }
 
-/// How matrices are quantized.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+/// How matrices are quantized to 4 bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Method {
-    /// Round to nearest, each group's scale searched for least error
-    #[default]
+    /// Error feedback, by what a calibration run shows that the matrices meet
+    Gptq,
+    /// Round to nearest, each group's scale searched for least error: needs no calibration
     Rtn,
 }
 
@@ -263,15 +264,20 @@ pub struct Pack {
     /// Element type of the matrices
     #[arg(long, value_enum, default_value_t)]
     pub weights: Weights,
-    /// The head: screened, or of one element type (then the embedding's too) [default: q8 under q4, else as --weights]
+    /// The head: screened, or of one element type (then the embedding's too) [default: under q4 screen, or q8 where the
+    /// vocabulary is small; else as --weights]
     #[arg(long, value_enum)]
     pub head: Option<PackHead>,
-    /// A text for the calibration run of a screened head [default: built in]
+    /// A text for the calibration run, best of the kind the model will meet [default: built in]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// How matrices are quantized
-    #[arg(long, value_enum, default_value_t)]
-    pub method: Method,
+    /// How matrices are quantized to 4 bits [default: gptq; rtn for checkpoints without a tokenizer]
+    #[arg(long, value_enum)]
+    pub method: Option<Method>,
+    /// Bits per weight of the layers, 4.5 to 8.5: what is more than 4.5 goes to the matrices that gain most by 8 bits, which takes a
+    /// longer calibration run [default: 4.5, and 8 bits for small projections of values and keys]
+    #[arg(long, value_name = "N")]
+    pub bits: Option<f64>,
     /// Write what each tensor cost to this file: one page of HTML
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,

@@ -41,7 +41,10 @@ impl PackHead {
 
 /// Options of the packer.
 pub fn pack_options(weights: Weights, head: Option<PackHead>) -> bourn_pack::Options {
-    let (screening, head) = head.map_or((Screening::Never, None), PackHead::packed);
+    let (screening, head) = head.map_or((None, None), |head| {
+        let (screening, head) = head.packed();
+        (Some(screening), head)
+    });
     bourn_pack::Options { weights: weights.packed(), head, screening, cancel: signal::flag(), ..bourn_pack::Options::default() }
 }
 

@@ -28,8 +28,9 @@ pub fn forecast(model: &Model) -> Option<String> {
     let device = pager.device().unwrap_or("the file");
     Some(match plan.tokens_per_second(pager.bandwidth()) {
         Some(speed) => format!(
-            "streams {} per token from {device} at {}/s{}: about {} tok/s; {context}{}",
-            bytes(plan.streamed_bytes),
+            "streams {}{} per token from {device} at {}/s{}: about {} tok/s; {context}{}",
+            if plan.row_bytes > 0 { "up to " } else { "" },
+            bytes(plan.bytes_per_token()),
             bytes(pager.bandwidth() as u64),
             if pager.is_direct() { "" } else { " (through the page cache)" },
             rate(speed),
@@ -54,6 +55,7 @@ pub fn json(model: &Model) -> Value {
         "planned_bytes": plan.total_bytes(),
         "pinned_bytes": plan.pinned_bytes,
         "streamed_bytes": plan.streamed_bytes,
+        "row_bytes": plan.row_bytes,
         "ring_bytes": plan.ring_bytes,
         "context": plan.context,
         "prefill_block": plan.prefill_block,
@@ -85,6 +87,7 @@ pub fn plan_json(image: &Image<'_>, plan: &RamPlan) -> Value {
         "ring_bytes": plan.ring_bytes,
         "pinned_bytes": plan.pinned_bytes,
         "streamed_bytes": plan.streamed_bytes,
+        "row_bytes": plan.row_bytes,
         "context": plan.context,
         "prefill_block": plan.prefill_block,
         "pinned": plan.pinned.iter().map(|&i| segment_name(image, i)).collect::<Vec<_>>(),
@@ -111,6 +114,9 @@ pub fn plan_text(image: &Image<'_>, plan: &RamPlan) -> String {
     let names = |list: &[usize]| list.iter().map(|&i| segment_name(image, i)).collect::<Vec<_>>().join(" ");
     let _ = writeln!(out, "pinned: {}", names(&plan.pinned));
     let _ = writeln!(out, "streamed in this order, {} per token: {}", bytes(plan.streamed_bytes), names(&plan.streamed));
+    if plan.row_bytes > 0 {
+        let _ = writeln!(out, "rows of the head's candidates: up to {} per token", bytes(plan.row_bytes));
+    }
     for speed in [25, 90, 400, 1000] {
         if let Some(rate_of) = plan.tokens_per_second(f64::from(speed) * 1e6) {
             let _ = writeln!(out, "  a device of {speed:>4} MB/s: at most {} tok/s", rate(rate_of));

@@ -70,6 +70,13 @@ pub enum Error {
         /// What was needed and what was found.
         what: String,
     },
+    /// [`crate::Options::bits`] is out of its range, or set for weights that are not 4-bit.
+    Bits {
+        /// The budget.
+        found: f64,
+        /// The type of the weights.
+        weights: &'static str,
+    },
     /// The image's own check refused what was about to be written: the shape is not one the format has room for.
     Image(bourn_format::Error),
     /// [`crate::Options::cancel`] was set.
@@ -93,6 +100,10 @@ impl fmt::Display for Error {
             Self::TooLarge { what, most, found } => write!(f, "{what} too large: at most {most}, have {found}"),
             Self::Tokenizer { what } => write!(f, "tokenizer: {what}"),
             Self::Calibration { what } => write!(f, "calibration: {what}"),
+            Self::Bits { found, weights } => {
+                let (least, most) = (crate::wide::BITS.start(), crate::wide::BITS.end());
+                write!(f, "bits per weight: need q4 weights and {least} to {most} bits, found {weights} weights and {found} bits")
+            }
             Self::Image(e) => write!(f, "the image would be refused: {e}"),
             Self::Cancelled => f.write_str("cancelled"),
         }

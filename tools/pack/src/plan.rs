@@ -4,6 +4,7 @@
 //! the payload can be written in one pass.
 
 use crate::screen::Screen;
+use crate::wide::Wide;
 use crate::{Error, Options, Screening, Weights};
 use bourn_format::image::{NO_LAYER, TENSOR_ALIGN};
 use bourn_format::layout::{self, Dtype, LINEAR, TILE_ROWS};
@@ -25,6 +26,8 @@ pub(crate) struct Source {
     pub cols: usize,
     /// [`Dtype::Q4`] for a Q4_0 source, [`Dtype::Q4M`] for Q4_1: the type that holds it exactly.
     pub exact: Option<Dtype>,
+    /// Whether floats lie on the grid of a Q4_0 quantization: they are packed on it, without loss.
+    pub on_grid: bool,
     /// Index in the checkpoint.
     pub index: usize,
 }
@@ -39,6 +42,8 @@ pub(crate) struct Planned {
     pub dtype: Dtype,
     /// Codes and scales move as they are.
     pub transferred: bool,
+    /// Lies on the grid of the table already.
+    pub on_grid: bool,
     pub table: [i8; 16],
     /// Rows of the source.
     pub rows: Range<usize>,
@@ -79,6 +84,7 @@ pub(crate) struct Plan {
     pub payload_bytes: u64,
     /// The SCREEN section, if the head is screened.
     pub screen: Option<Vec<u8>>,
+    wide: Wide,
 }
 
 /// Roles of a layer's attention segment and of its feed-forward segment, in the order of the file.
@@ -99,13 +105,20 @@ const ATTENTION: [Role; 12] = [
 const FEED_FORWARD: [Role; 5] = [Role::FfnNorm, Role::Gate, Role::Up, Role::Down, Role::PostFfnNorm];
 
 impl Plan {
-    pub(crate) fn new(shape: &Shape, sources: &[Source], options: &Options, screen: Option<&Screen>) -> Result<Self, Error> {
+    pub(crate) fn new(
+        shape: &Shape,
+        sources: &[Source],
+        options: &Options,
+        wide: &Wide,
+        screen: Option<&Screen>,
+    ) -> Result<Self, Error> {
         let mut plan = Self {
             tensors: Vec::new(),
             segments: Vec::new(),
             layers: Vec::new(),
             payload_bytes: 0,
             screen: screen.map(Screen::section),
+            wide: wide.clone(),
         };
         let find = |role, layer| sources.iter().find(|s| s.role == role && s.layer == layer);
         let need = |role, layer| find(role, layer).ok_or(Error::Missing { role, layer });
@@ -144,7 +157,7 @@ impl Plan {
     /// What the head is, if the options or their defaults say so.
     pub(crate) fn head_name(&self, options: &Options) -> Option<&'static str> {
         match (&self.screen, options.screening) {
-            (Some(_), Screening::Precise) => Some("precise"),
+            (Some(_), Some(Screening::Precise)) => Some("precise"),
             (Some(_), _) => Some("screen"),
             _ => options.head.map(Dtype::name),
         }
@@ -191,6 +204,7 @@ impl Plan {
             name: role.name().to_owned(),
             dtype,
             transferred: false,
+            on_grid: false,
             table: [0; 16],
             rows,
             cols,
@@ -224,7 +238,10 @@ impl Plan {
         if need != found {
             return Err(Error::Sizes { tensor: source.name.clone(), need, found });
         }
-        let (dtype, transferred, table) = choose(source, role, options, self.screen.is_some());
+        let (mut dtype, transferred, mut table) = choose(source, role, options, self.screen.is_some());
+        if self.wide.contains(source) {
+            (dtype, table) = (Dtype::Q8, [0; 16]);
+        }
         let bytes = if role.is_flat() { source.cols * 4 } else { layout::matrix_bytes(dtype, rows.len(), source.cols) } as u64;
         self.payload_bytes = self.payload_bytes.next_multiple_of(TENSOR_ALIGN as u64);
         self.tensors.push(Planned {
@@ -233,6 +250,7 @@ impl Plan {
             name: source.name.clone(),
             dtype,
             transferred,
+            on_grid: source.on_grid,
             table,
             rows,
             cols: source.cols,
@@ -244,6 +262,18 @@ impl Plan {
         self.payload_bytes += bytes;
         Ok(())
     }
+}
+
+/// Whether a matrix of the layers is rounded to 4 bits.
+pub(crate) fn rounds(sources: &[Source], options: &Options) -> bool {
+    sources.iter().any(|s| is_rounded(s, options))
+}
+
+/// Whether a source is a matrix of a layer that is rounded to 4 bits, with loss.
+pub(crate) fn is_rounded(source: &Source, options: &Options) -> bool {
+    let matrix = source.layer.is_some() && !source.role.is_flat() && !source.on_grid;
+    let (dtype, transferred, _) = choose(source, source.role, options, false);
+    matrix && dtype == Dtype::Q4 && !transferred
 }
 
 /// The matrix that is the head: a tied checkpoint may spell its one matrix either way.
@@ -284,6 +314,7 @@ fn choose(source: &Source, role: Role, options: &Options, screened: bool) -> (Dt
     match (wanted, source.exact) {
         (Dtype::Q4 | Dtype::Q4M, Some(Dtype::Q4M)) => (Dtype::Q4M, true, COUNTING),
         (Dtype::Q4 | Dtype::Q4M, Some(_)) => (Dtype::Q4, true, LINEAR),
+        (Dtype::Q4 | Dtype::Q4M, None) if source.on_grid => (Dtype::Q4, false, LINEAR),
         (Dtype::Q4 | Dtype::Q4M, None) => (Dtype::Q4, false, options.levels.table()),
         (other, _) => (other, false, NONE),
     }

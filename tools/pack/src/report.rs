@@ -1,7 +1,7 @@
 //! What packing did: sizes and errors, tensor by tensor.
 
 use crate::plan::Plan;
-use crate::quantize::Loss;
+use crate::quantize::{Loss, Method};
 use bourn_format::{Dtype, Image, Role};
 
 /// One tensor of the checkpoint (parts of an embedding or head summed).
@@ -27,9 +27,18 @@ pub struct TensorReport {
     pub squared_error: f64,
     /// `Σx²`; 0 for transferred tensors, whose weights were not looked at.
     pub energy: f64,
+    /// Mean square of what the matrix's outputs are off on the calibration text, summed over rows; 0 if it was not calibrated.
+    pub output_error: f64,
+    /// Mean square of its outputs, summed over rows; 0 if it was not calibrated.
+    pub output_energy: f64,
 }
 
 impl TensorReport {
+    /// Relative squared error of the matrix's outputs on the calibration text; `None` if it was not calibrated.
+    pub fn relative_output_error(&self) -> Option<f64> {
+        (self.output_energy > 0.0).then(|| self.output_error / self.output_energy)
+    }
+
     /// `Σ(x − x̂)² / Σx²`; 0 where nothing was lost.
     pub fn relative_error(&self) -> f64 {
         relative(self.squared_error, self.energy)
@@ -47,10 +56,12 @@ pub struct Report {
     pub parameters: u64,
     /// Bytes that decoding one token reads.
     pub bytes_per_token: u64,
+    /// How 4-bit matrices were quantized.
+    pub method: Method,
 }
 
 impl Report {
-    pub(crate) fn new(image: &Image<'_>, plan: &Plan, losses: &[Loss]) -> Self {
+    pub(crate) fn new(image: &Image<'_>, plan: &Plan, losses: &[Loss], method: Method) -> Self {
         let mut tensors: Vec<TensorReport> = Vec::new();
         for (t, loss) in plan.tensors.iter().zip(losses) {
             let layer = (t.layer != bourn_format::image::NO_LAYER).then_some(usize::from(t.layer));
@@ -60,6 +71,8 @@ impl Report {
                     last.bytes += t.bytes;
                     last.squared_error += loss.error;
                     last.energy += loss.energy;
+                    last.output_error += loss.output_error;
+                    last.output_energy += loss.output_energy;
                 }
                 None => tensors.push(TensorReport {
                     name: t.name.clone(),
@@ -72,6 +85,8 @@ impl Report {
                     bytes: t.bytes,
                     squared_error: loss.error,
                     energy: loss.energy,
+                    output_error: loss.output_error,
+                    output_energy: loss.output_energy,
                 }),
             }
         }
@@ -80,6 +95,7 @@ impl Report {
             file_bytes: image.superblock().file_bytes,
             parameters: image.parameters(),
             bytes_per_token: image.bytes_per_token(),
+            method,
         }
     }
 

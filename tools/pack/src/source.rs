@@ -3,7 +3,7 @@
 use crate::head::{Parts, RopeTable, Sampling};
 use crate::plan::{Plan, Source};
 use crate::quantize::Blocks;
-use crate::{Error, Options, tokenizer};
+use crate::{Error, Method, Options, tokenizer};
 use bourn_checkpoint as from;
 use bourn_checkpoint::Checkpoint;
 use bourn_format::layout::GROUP;
@@ -30,9 +30,49 @@ pub(crate) fn tensors(src: &Checkpoint) -> Vec<Source> {
             from::Dtype::Q4_1 => Some(Dtype::Q4M),
             _ => None,
         },
+        on_grid: false,
         index,
     };
     src.tensors().iter().enumerate().map(source).collect()
+}
+
+/// Rows of a matrix that are looked at before it is said to lie on a grid.
+const LOOKED_AT: usize = 64;
+
+/// Finds the float matrices that lie on the grid of Q4_0: what quantization-aware training for it leaves when its result is stored as
+/// floats.
+pub(crate) fn find_grids(src: &Checkpoint, sources: &mut [Source], options: &Options) -> Result<(), Error> {
+    for source in sources.iter_mut().filter(|s| !s.role.is_flat() && s.exact.is_none()) {
+        if options.cancel.load(Ordering::Relaxed) {
+            return Err(Error::Cancelled);
+        }
+        let dtype = src.tensors()[source.index].dtype;
+        if !matches!(dtype, from::Dtype::F32 | from::Dtype::F16 | from::Dtype::Bf16) || !source.cols.is_multiple_of(GROUP) {
+            continue;
+        }
+        let mut row = vec![0.0; source.cols];
+        let mut on_grid = true;
+        for at in (0..source.rows).step_by((source.rows / LOOKED_AT).max(1)) {
+            rows(src, source.index, at..at + 1, &mut row)?;
+            on_grid &= row.as_chunks::<GROUP>().0.iter().all(is_on_grid);
+            if !on_grid {
+                break;
+            }
+        }
+        source.on_grid = on_grid;
+    }
+    Ok(())
+}
+
+/// Whether a group is `s·q` with whole `q` of −8…7, the largest of them −8, each product rounded to no less than bfloat16's eight bits.
+fn is_on_grid(x: &[f32; GROUP]) -> bool {
+    let most = x.iter().fold(0.0f32, |most, v| if v.abs() > most.abs() { *v } else { most });
+    let scale = most / -8.0;
+    let near = |v: &f32| {
+        let q = v / scale;
+        (-8.1..7.1).contains(&q) && (q - q.round()).abs() <= q.abs() / 64.0
+    };
+    most == 0.0 || (most.is_finite() && x.iter().all(near))
 }
 
 /// Rows of tensor `index` as floats, as the decoder wants them.
@@ -193,7 +233,8 @@ fn provenance(src: &Checkpoint, plan: &Plan, options: &Options) -> Result<String
         "options": {
             "weights": options.weights.name(),
             "head": plan.head_name(options),
-            "method": options.method.name(),
+            "method": options.method.map(Method::name),
+            "bits": options.bits,
             "levels": options.levels.table(),
         },
         "dtypes": dtypes,

@@ -22,7 +22,7 @@ fn packed(options: &Options) -> (TempDir, PathBuf) {
 }
 
 fn standard() -> Options {
-    Options { screening: Screening::Standard, ..Options::default() }
+    Options { screening: Some(Screening::Standard), ..Options::default() }
 }
 
 /// Logits after each of `ids`, `[ids, vocab]`.
@@ -110,7 +110,7 @@ fn every_tier_thread_count_and_block_gives_the_same_bits() {
 #[test]
 fn only_allowed_tokens_have_logits_and_they_are_exact() {
     for screening in [Screening::Standard, Screening::Never] {
-        let (_dir, out) = packed(&Options { screening, ..Options::default() });
+        let (_dir, out) = packed(&Options { screening: Some(screening), ..Options::default() });
         let file = open(&out);
         let (image, ids) = (file.image(), ids(20));
         let kernels = bourn_kernels::best();
@@ -142,7 +142,7 @@ fn the_same_bytes_on_any_number_of_threads() {
 #[test]
 fn the_rows_are_those_of_an_8_bit_head() {
     let (_a, screened) = packed(&standard());
-    let (_b, plain) = packed(&Options { screening: Screening::Never, ..Options::default() });
+    let (_b, plain) = packed(&Options { screening: Some(Screening::Never), ..Options::default() });
     let (a, b) = (std::fs::read(screened).unwrap(), std::fs::read(plain).unwrap());
     let (with, without) = (Image::new_checked(&a).unwrap(), Image::new_checked(&b).unwrap());
     assert_eq!(without.superblock().version, 1, "an image that needs nothing new is of the old version");

@@ -82,28 +82,6 @@ impl Session<'_> {
         self.head_mode = mode;
     }
 
-    /// Reads `tokens` and calls `sink(position, h)` after each with the hidden state that the head multiplies, `[hidden]`.
-    ///
-    /// # Errors
-    /// [`Error`].
-    pub fn hidden_of_all(
-        &mut self,
-        engine: &mut Engine<'_>,
-        tokens: &[u32],
-        sink: &mut dyn FnMut(usize, &[f32]),
-    ) -> Result<(), Error> {
-        self.check(engine.image, tokens)?;
-        for block in tokens.chunks(self.plan.block) {
-            let start = self.position;
-            self.forward(engine, block)?;
-            self.final_norm(engine, 0, block.len())?;
-            for (i, h) in self.buffers.normed.chunks(self.plan.hidden).take(block.len()).enumerate() {
-                sink(start + i, h);
-            }
-        }
-        Ok(())
-    }
-
     /// Reads `tokens` and returns the logits `[vocab]` after the last of the tokens `allowed`, −∞ for all others: no other row
     /// of the head is read.
     ///
@@ -161,7 +139,7 @@ impl Session<'_> {
     }
 
     /// `norm(x, final_norm)` of tokens `first..first + n` of the last block into the first `n` normed rows.
-    fn final_norm(&mut self, engine: &mut Engine<'_>, first: usize, n: usize) -> Result<(), Error> {
+    pub(super) fn final_norm(&mut self, engine: &mut Engine<'_>, first: usize, n: usize) -> Result<(), Error> {
         let (plan, b, image) = (&self.plan, &mut self.buffers, engine.image);
         let pass = pass(engine.kernels, engine.prefill, image, n);
         let norm = image.final_norm();

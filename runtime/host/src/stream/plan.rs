@@ -101,8 +101,11 @@ pub struct RamPlan {
     pub pinned_bytes: u64,
     /// Segments that are read anew for every token, in reading order.
     pub streamed: Vec<usize>,
-    /// Their bytes: what every token costs the device, besides the candidates' rows of a screened head that is not pinned.
+    /// Their bytes.
     pub streamed_bytes: u64,
+    /// Bytes that a token's candidates of a screened head cost besides, expected at most: each of its rows is read with the page it
+    /// lies on, `n` rows spread evenly over `N` pages lie on `N·(1 − e^(−n/N))` of them, and in truth they cluster.
+    pub row_bytes: u64,
     /// All rows of a screened head are in the cycle.
     pub whole_head: bool,
 }
@@ -198,10 +201,15 @@ impl RamPlan {
             + self.pinned_bytes
     }
 
-    /// Tokens per second when `bytes_per_second` come from the device: `bytes_per_second ÷ streamed_bytes`; `None` if
+    /// What every token costs the device.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.streamed_bytes + self.row_bytes
+    }
+
+    /// Tokens per second when `bytes_per_second` come from the device: `bytes_per_second ÷ bytes_per_token`; `None` if
     /// nothing is streamed.
     pub fn tokens_per_second(&self, bytes_per_second: f64) -> Option<f64> {
-        (self.streamed_bytes > 0).then(|| bytes_per_second / self.streamed_bytes as f64)
+        (self.bytes_per_token() > 0).then(|| bytes_per_second / self.bytes_per_token() as f64)
     }
 }
 
@@ -286,6 +294,26 @@ impl<'a> Sizes<'a> {
         Ok(self.options.program_bytes + head + self.sampler(context) + self.tile * N_TILES as u64)
     }
 
+    /// Bytes of the pages on which the candidates of a screened head lie, those in memory left out.
+    fn row_bytes(&self, pinned: &[usize]) -> u64 {
+        let Some(screen) = self.image.screen().filter(|_| !self.options.whole_head) else { return 0 };
+        let heads = (0..self.image.n_segments()).filter(|&i| self.image.segment(i).kind == SegmentKind::Head);
+        let (mut all, mut read) = (0, 0);
+        for i in heads {
+            let bytes = self.image.segment(i).bytes;
+            all += bytes;
+            read += if pinned.contains(&i) { 0 } else { bytes };
+        }
+        let pages = (read / PAGE as u64) as f64;
+        if pages == 0.0 {
+            return 0;
+        }
+        // A row that crosses into the next page takes that too.
+        let crossing = 1.0 + layout::row_bytes(self.image.shape().hidden as usize) as f64 / PAGE as f64;
+        let rows = screen.candidates() as f64 * crossing * read as f64 / all as f64;
+        (pages * (1.0 - (-rows / pages).exp())).ceil() as u64 * PAGE as u64
+    }
+
     /// The plan that pins at most `room` bytes.
     fn plan(&self, context: usize, prefill_block: usize, ring_bytes: u64, room: u64) -> Result<RamPlan, Error> {
         let bytes = |i: usize| self.image.segment(self.cycle[i]).bytes;
@@ -317,6 +345,7 @@ impl<'a> Sizes<'a> {
             }
             pinned.sort_unstable();
         }
+        let row_bytes = self.row_bytes(&pinned);
         Ok(RamPlan {
             budget: self.options.budget,
             context,
@@ -332,6 +361,7 @@ impl<'a> Sizes<'a> {
             pinned_bytes,
             streamed,
             streamed_bytes,
+            row_bytes,
             whole_head: self.options.whole_head,
         })
     }

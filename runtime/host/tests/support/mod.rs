@@ -44,6 +44,7 @@ pub fn plan(image: &Image<'_>, pinned: &[usize]) -> RamPlan {
         head_bytes: 0,
         workspace_bytes: 0,
         whole_head: false,
+        row_bytes: 0,
         sampler_bytes: 0,
         tile_bytes: 64 << 10,
         ring_bytes: 2 * all.iter().map(bytes).max().unwrap(),

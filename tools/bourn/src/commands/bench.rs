@@ -64,7 +64,7 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let file = model.image().superblock().file_bytes;
     // Mapped or resident, all weights stay in memory: none is streamed from storage for every token.
     let (resident, streamed) = match model.file().pager().map(Pager::plan) {
-        Some(plan) => (plan.head_bytes + plan.pinned_bytes, plan.streamed_bytes),
+        Some(plan) => (plan.head_bytes + plan.pinned_bytes, plan.bytes_per_token()),
         None => (file, 0),
     };
     let fraction = if bandwidth > 0.0 { decode / passes * per_token as f64 / bandwidth } else { 0.0 };

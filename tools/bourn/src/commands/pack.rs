@@ -13,9 +13,11 @@ pub fn pack(a: &Pack, quiet: bool) -> Result<ExitCode> {
     let start = Instant::now();
     let checkpoint = models::checkpoint(&a.src, quiet)?;
     let mut options = models::pack_options(a.weights, a.head);
-    options.method = match a.method {
+    options.method = a.method.map(|method| match method {
+        Method::Gptq => bourn_pack::Method::Gptq,
         Method::Rtn => bourn_pack::Method::Rtn,
-    };
+    });
+    options.bits = a.bits;
     if let Some(path) = &a.calibration {
         let bytes = std::fs::read(path).with_context(|| format!("{}: read", path.display()))?;
         options.calibration = Some(models::utf8(bytes, &path.display().to_string())?.into());
@@ -44,7 +46,7 @@ pub fn pack(a: &Pack, quiet: bool) -> Result<ExitCode> {
         json(&object!({
             "image": a.out,
             "weights": options.weights.name(),
-            "method": options.method.name(),
+            "method": report.method.name(),
             "parameters": report.parameters,
             "file_bytes": report.file_bytes,
             "bytes_per_token": report.bytes_per_token,

@@ -13,7 +13,7 @@ pub(super) fn f32_tile(x: &[f32], cols: usize, out: &mut [u8]) -> Loss {
             energy += f64::from(*v) * f64::from(*v);
         }
     }
-    Loss { error: 0.0, energy }
+    Loss { energy, ..Loss::default() }
 }
 
 pub(super) fn f16_tile(x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesNotFit> {
@@ -38,7 +38,7 @@ fn half_tile(x: &[f32], cols: usize, out: &mut [u8], round: impl Fn(f32) -> Opti
             let at = 2 * float_index(row, col);
             out[at..at + 2].copy_from_slice(&bits.to_le_bytes());
             let error = f64::from(v) - f64::from(value);
-            loss.add(Loss { error: error * error, energy: f64::from(v) * f64::from(v) });
+            loss.add(Loss { error: error * error, energy: f64::from(v) * f64::from(v), ..Loss::default() });
         }
     }
     Ok(loss)

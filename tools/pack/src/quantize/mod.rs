@@ -3,6 +3,7 @@
 //! A tile is computed from its own rows and nothing else, in one order: the bytes do not depend on who computes it.
 
 mod exact;
+mod feedback;
 mod float;
 mod q4;
 mod q8;
@@ -10,8 +11,10 @@ mod q8;
 pub(crate) use exact::{Blocks, transfer};
 pub use q4::{FITTED, Levels};
 
+use crate::calibrate::Factor;
 use bourn_format::Dtype;
 use bourn_format::layout::{self, GROUP, TILE_ROWS};
+use bourn_kernels::Kernels;
 
 /// How a matrix becomes 4-bit or 8-bit. A method decides codes and scales; the layout is the same for all.
 ///
@@ -20,8 +23,11 @@ use bourn_format::layout::{self, GROUP, TILE_ROWS};
 #[non_exhaustive]
 pub enum Method {
     /// Round to nearest; for 4 bits with a search for the scale that minimises the squared error of each group.
-    #[default]
     Rtn,
+    /// Error feedback: a calibration run shows what inputs the matrices meet; weights are rounded one after the other, each to what
+    /// makes good the errors of those before it, and scales are searched for the least error of the matrix's output.
+    #[default]
+    Gptq,
 }
 
 impl Method {
@@ -29,21 +35,30 @@ impl Method {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Rtn => "rtn",
+            Self::Gptq => "gptq",
         }
     }
 }
 
-/// Squared error of a piece of a tensor and its squared weights: `Σ (x − x̂)²`, `Σ x²`.
+/// What a piece of a tensor lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Loss {
+    /// `Σ (x − x̂)²`.
     pub error: f64,
+    /// `Σ x²`.
     pub energy: f64,
+    /// Mean square of what the outputs are off on the calibration text, summed over rows; 0 without calibration.
+    pub output_error: f64,
+    /// Mean square of the outputs, summed over rows.
+    pub output_energy: f64,
 }
 
 impl Loss {
     pub(crate) fn add(&mut self, other: Self) {
         self.error += other.error;
         self.energy += other.energy;
+        self.output_error += other.output_error;
+        self.output_energy += other.output_energy;
     }
 }
 
@@ -58,11 +73,18 @@ pub(crate) struct DoesNotFit {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Recipe<'a> {
     pub dtype: Dtype,
-    pub method: Method,
     /// Level table of a Q4 tensor.
     pub levels: &'a Levels,
-    /// Weight of each column's squared error; `None` = 1. The seam for activation statistics.
-    pub importance: Option<&'a [f32]>,
+    /// For Q4: what errors cost and how they are made good; `None`: round to nearest.
+    pub feedback: Option<Feedback<'a>>,
+}
+
+/// Error feedback for the columns of a matrix.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Feedback<'a> {
+    pub factor: &'a Factor,
+    /// Whose float products are used; all tiers give the same bits.
+    pub kernels: &'static Kernels,
 }
 
 /// One tile: `x` is `[n, cols]` with `n ≤ 16`, `out` is the tile's bytes, all zero on entry.
@@ -73,14 +95,15 @@ pub(crate) fn tile(recipe: &Recipe<'_>, x: &[f32], cols: usize, out: &mut [u8]) 
             return Err(DoesNotFit { row, found });
         }
     }
-    match (recipe.dtype, recipe.method) {
+    match (recipe.dtype, recipe.feedback) {
         (Dtype::F32, _) => Ok(float::f32_tile(x, cols, out)),
         (Dtype::F16, _) => float::f16_tile(x, cols, out),
         (Dtype::Bf16, _) => float::bf16_tile(x, cols, out),
-        (Dtype::Q8 | Dtype::Q8R, Method::Rtn) => q8::tile(recipe.dtype, x, cols, out),
+        (Dtype::Q8 | Dtype::Q8R, _) => q8::tile(recipe.dtype, x, cols, out),
         (Dtype::U4, _) => Ok(Loss::default()),
         // A Q4M tensor is only ever transferred; quantizing to it would be Q4 with a minimum of 0.
-        (Dtype::Q4 | Dtype::Q4M, Method::Rtn) => q4::tile(recipe, x, cols, out),
+        (Dtype::Q4 | Dtype::Q4M, None) => q4::tile(recipe.levels, x, cols, out),
+        (Dtype::Q4 | Dtype::Q4M, Some(feedback)) => feedback::tile(recipe.levels, &feedback, x, cols, out),
     }
 }
 

@@ -4,7 +4,7 @@
 //! The table need not be symmetric, so scales of both signs are tried: a group whose largest weight is positive may put
 //! it on the level 27 or, with a negative scale, on −31.
 
-use super::{DoesNotFit, Loss, Recipe, group_of, max_abs, sum_of};
+use super::{DoesNotFit, Loss, group_of, max_abs, sum_of};
 use bourn_format::Dtype;
 use bourn_format::layout::{GROUP, LINEAR, nibble_offset, scale_offset};
 use half::f16;
@@ -15,7 +15,7 @@ pub const FITTED: [i8; 16] = [-31, -25, -19, -15, -11, -8, -5, -2, 0, 3, 6, 9, 1
 
 /// Where the largest weight of a group may fall, relative to the table's outermost levels: below 1 leaves levels unused,
 /// above 1 clips.
-const REACH: [f32; 12] = [0.66, 0.74, 0.80, 0.85, 0.90, 0.94, 0.98, 1.02, 1.06, 1.11, 1.17, 1.25];
+pub(super) const REACH: [f32; 12] = [0.66, 0.74, 0.80, 0.85, 0.90, 0.94, 0.98, 1.02, 1.06, 1.11, 1.17, 1.25];
 
 /// A table of 16 rising levels, ready for the search.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -38,7 +38,8 @@ impl Levels {
         Self::of(FITTED)
     }
 
-    fn of(table: [i8; 16]) -> Self {
+    /// Of any table.
+    pub(crate) fn of(table: [i8; 16]) -> Self {
         Self {
             table,
             midpoints: core::array::from_fn(|k| (f32::from(table[k]) + f32::from(table[k + 1])) / 2.0),
@@ -49,6 +50,28 @@ impl Levels {
     /// The levels.
     pub const fn table(&self) -> [i8; 16] {
         self.table
+    }
+
+    /// The outermost level.
+    pub(super) fn end(&self) -> f32 {
+        f32::from(self.table[0].unsigned_abs().max(self.table[15].unsigned_abs()))
+    }
+
+    /// The level nearest to each `y`: the lowest one and every step whose midpoint lies below.
+    #[inline(always)]
+    pub(super) fn nearest_of<const N: usize>(&self, y: &[f32; N]) -> [f32; N] {
+        let mut out = [f32::from(self.table[0]); N];
+        for (midpoint, step) in self.midpoints.iter().zip(&self.steps) {
+            for (level, y) in out.iter_mut().zip(y) {
+                *level += if y > midpoint { *step } else { 0.0 };
+            }
+        }
+        out
+    }
+
+    /// The codes of levels of the table.
+    pub(super) fn codes_of<const N: usize>(&self, levels: &[f32; N]) -> [u8; N] {
+        levels.map(|v| self.midpoints.iter().map(|midpoint| u8::from(v > *midpoint)).sum())
     }
 
     /// The level nearest to each `x[i]·inverse`: the lowest one and every step whose midpoint lies below. Without branches, in
@@ -71,55 +94,58 @@ impl Levels {
     }
 }
 
-pub(super) fn tile(recipe: &Recipe<'_>, x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesNotFit> {
+pub(super) fn tile(levels: &Levels, x: &[f32], cols: usize, out: &mut [u8]) -> Result<Loss, DoesNotFit> {
     let mut loss = Loss::default();
-    let ones = [1.0; GROUP];
     for (row, values) in x.chunks_exact(cols).enumerate() {
         for group in 0..cols.div_ceil(GROUP) {
             let x = group_of(values, group);
-            let w = recipe.importance.map_or(ones, |w| group_of(w, group));
-            let scale = search(&x, &w, recipe.levels).ok_or_else(|| DoesNotFit { row, found: max_abs(&x) })?;
+            let scale = search(&x, levels).ok_or_else(|| DoesNotFit { row, found: max_abs(&x) })?;
             let s = scale.to_f32();
             let energy = f64::from(sum_of(|i| x[i] * x[i]));
             if s == 0.0 {
-                loss.add(Loss { error: energy, energy });
+                loss.add(Loss { error: energy, energy, ..Loss::default() });
                 continue;
             }
             let mut level = [0.0; GROUP];
-            recipe.levels.nearest(&x, 1.0 / s, &mut level);
-            loss.add(Loss { error: f64::from(sum_of(|i| (x[i] - s * level[i]) * (x[i] - s * level[i]))), energy });
-            let mut code = recipe.levels.codes(&x, 1.0 / s);
+            levels.nearest(&x, 1.0 / s, &mut level);
+            let error = f64::from(sum_of(|i| (x[i] - s * level[i]) * (x[i] - s * level[i])));
+            loss.add(Loss { error, energy, ..Loss::default() });
+            let mut code = levels.codes(&x, 1.0 / s);
             // Columns that do not exist have code 0.
             code[(cols - group * GROUP).min(GROUP)..].fill(0);
-            let at = scale_offset(Dtype::Q4, row, group * GROUP);
-            out[at..at + 2].copy_from_slice(&scale.to_bits().to_le_bytes());
-            let (low, high) = code.split_at(16);
-            for p in 0..4 {
-                let (at, _) = nibble_offset(Dtype::Q4, row, group * GROUP + 4 * p);
-                for j in 0..4 {
-                    out[at + j] = low[4 * p + j] | high[4 * p + j] << 4;
-                }
-            }
+            put(row, group, scale, &code, out);
         }
     }
     Ok(loss)
 }
 
-/// The scale of least `Σ w·(x − s·t)²` among those tried; `None` if f16 has no number so large.
+/// Writes a group of a row of a tile.
+pub(super) fn put(row: usize, group: usize, scale: f16, code: &[u8; GROUP], out: &mut [u8]) {
+    let at = scale_offset(Dtype::Q4, row, group * GROUP);
+    out[at..at + 2].copy_from_slice(&scale.to_bits().to_le_bytes());
+    let (low, high) = code.split_at(16);
+    for p in 0..4 {
+        let (at, _) = nibble_offset(Dtype::Q4, row, group * GROUP + 4 * p);
+        for j in 0..4 {
+            out[at + j] = low[4 * p + j] | high[4 * p + j] << 4;
+        }
+    }
+}
+
+/// The scale of least `Σ (x − s·t)²` among those tried; `None` if f16 has no number so large.
 ///
-/// Each candidate rounds the group to levels, then takes the scale that fits these levels best (`Σwxt / Σwt²`), rounded to f16;
+/// Each candidate rounds the group to levels, then takes the scale that fits these levels best (`Σxt / Σt²`), rounded to f16;
 /// the winner is refined the same way until it stays.
-fn search(x: &[f32; GROUP], w: &[f32; GROUP], levels: &Levels) -> Option<f16> {
+fn search(x: &[f32; GROUP], levels: &Levels) -> Option<f16> {
     let max = max_abs(x);
     if max == 0.0 {
         return Some(f16::ZERO);
     }
-    let energy = sum_of(|i| w[i] * x[i] * x[i]);
+    let energy = sum_of(|i| x[i] * x[i]);
     let (mut best, mut least) = (0.0f32, energy);
-    let end = f32::from(levels.table[0].unsigned_abs().max(levels.table[15].unsigned_abs())) / max;
+    let end = levels.end() / max;
     let tried = fit(
         x,
-        w,
         levels,
         &core::array::from_fn::<_, { 2 * REACH.len() }, _>(|i| {
             if i < REACH.len() { end * REACH[i] } else { -end * REACH[i - REACH.len()] }
@@ -129,7 +155,7 @@ fn search(x: &[f32; GROUP], w: &[f32; GROUP], levels: &Levels) -> Option<f16> {
         keep(xt, tt, energy, &mut best, &mut least);
     }
     for _ in 0..4 {
-        let [(xt, tt)] = if best == 0.0 { break } else { fit(x, w, levels, &[1.0 / best]) };
+        let [(xt, tt)] = if best == 0.0 { break } else { fit(x, levels, &[1.0 / best]) };
         if !keep(xt, tt, energy, &mut best, &mut least) {
             break;
         }
@@ -139,21 +165,20 @@ fn search(x: &[f32; GROUP], w: &[f32; GROUP], levels: &Levels) -> Option<f16> {
     (scale.is_finite() && (best != 0.0 || max < 1.0)).then_some(scale)
 }
 
-/// `Σ w·x·t` and `Σ w·t²` with the levels `t` that each inverse scale chooses. The candidates are the lanes.
-fn fit<const N: usize>(x: &[f32; GROUP], w: &[f32; GROUP], levels: &Levels, inverse: &[f32; N]) -> [(f32, f32); N] {
+/// `Σ x·t` and `Σ t²` with the levels `t` that each inverse scale chooses. The candidates are the lanes.
+fn fit<const N: usize>(x: &[f32; GROUP], levels: &Levels, inverse: &[f32; N]) -> [(f32, f32); N] {
     let Levels { table, midpoints, steps } = *levels;
     let lowest = f32::from(table[0]);
     let (mut xt, mut tt) = ([0.0; N], [0.0; N]);
-    for (x, w) in x.iter().zip(w) {
-        let wx = w * x;
+    for x in x {
         for c in 0..N {
             let y = x * inverse[c];
             let mut level = lowest;
             for k in 0..15 {
                 level += if y > midpoints[k] { steps[k] } else { 0.0 };
             }
-            xt[c] += wx * level;
-            tt[c] += w * level * level;
+            xt[c] += x * level;
+            tt[c] += level * level;
         }
     }
     core::array::from_fn(|c| (xt[c], tt[c]))
@@ -171,7 +196,7 @@ fn keep(xt: f32, tt: f32, energy: f32, best: &mut f32, least: &mut f32) -> bool 
 }
 
 /// The nearest f16, as f32; infinity where f16 ends.
-fn round_f16(v: f32) -> f32 {
+pub(super) fn round_f16(v: f32) -> f32 {
     let bits = v.to_bits();
     let exponent = (bits >> 23) & 0xff;
     if (113..142).contains(&exponent) {

@@ -17,13 +17,15 @@ pub(super) fn tile(dtype: Dtype, x: &[f32], cols: usize, out: &mut [u8]) -> Resu
             let scale = scale_for(max_abs(&x)).ok_or_else(|| DoesNotFit { row, found: max_abs(&x) })?;
             let s = scale.to_f32();
             if s == 0.0 {
-                loss.add(Loss { error: f64::from(sum_of(|i| x[i] * x[i])), energy: f64::from(sum_of(|i| x[i] * x[i])) });
+                let energy = f64::from(sum_of(|i| x[i] * x[i]));
+                loss.add(Loss { error: energy, energy, ..Loss::default() });
                 continue;
             }
             let q = x.map(|v| ((v / s + ROUND) - ROUND).clamp(-127.0, 127.0));
             loss.add(Loss {
                 error: f64::from(sum_of(|i| (x[i] - s * q[i]) * (x[i] - s * q[i]))),
                 energy: f64::from(sum_of(|i| x[i] * x[i])),
+                ..Loss::default()
             });
             let by_rows = dtype == Dtype::Q8R;
             let start = row * row_bytes(cols);

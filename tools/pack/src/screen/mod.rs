@@ -1,15 +1,15 @@
 //! The screened head: fits the coarse codes of every row of a head to the states it will meet (FORMAT.md §5).
 //!
-//! `statistics` (mean, covariance, which rows are likely) → `matrix` (rows in the metric of the states, rotated) → `books` (bits per
+//! `statistics` (mean, covariance, which rows are likely) → rows in the metric of the states, rotated → `books` (bits per
 //! dimension, centroids) → codes and biases of all rows → what is left to fit on states held back: ranges, margin, bias of the tail.
 
 mod books;
-mod matrix;
 mod statistics;
 mod tail;
 
-pub(crate) use statistics::{Statistics, gather};
+pub(crate) use statistics::{Statistics, Sums};
 
+use crate::matrix::{Panels, Symmetric, multiply};
 use crate::plan::Source;
 use crate::{Error, Options, Progress, source};
 use books::{ENTRIES, Group, assign, centroids, groups};
@@ -17,7 +17,6 @@ use bourn_checkpoint::Checkpoint;
 use bourn_format::Shape;
 use bourn_format::layout::{Dtype, TILE_ROWS, code_offset, n_tiles, tile_bytes};
 use bourn_format::screen::{MAX_SUBS, SCREEN_BYTES, Sub};
-use matrix::{Panels, Symmetric, multiply};
 use std::sync::atomic::Ordering;
 use std::thread;
 

@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     let prompt: Vec<u32> = (0..40).map(|i| (i * 67 + 5) % VOCAB as u32).collect();
     let generate = 8;
     let name = format!("v{VERSION}-screen.bourn");
-    let options = Options { screening: Screening::Standard, ..Options::default() };
+    let options = Options { screening: Some(Screening::Standard), ..Options::default() };
     bourn_pack::pack(&Checkpoint::open(&source)?, &fixtures.join(&name), &options, &mut |_| {})?;
     let runner = Runner::open(&fixtures.join(&name))?;
     let sum = |kv| -> Result<String> {
