@@ -43,6 +43,8 @@ const HELD_EVERY: usize = 16;
 const FEWEST: usize = 1024;
 /// Weights times tokens that a calibration run may cost.
 const WORK: u64 = 8_000_000_000_000;
+/// Tokens that moments of one column more are worth.
+const TOKENS_PER_COLUMN: u64 = 16;
 /// Bytes of moments that are held at once, at least those of one layer.
 const MEMORY: usize = 1 << 30;
 /// Sites of a layer.
@@ -288,7 +290,8 @@ fn windows(image: &Image<'_>, text: &str) -> Result<(Vec<Vec<u32>>, usize), Erro
     let (ids, prefix) = encode(image, text)?;
     let window = WINDOW.min(shape.max_context as usize);
     let body = image.parameters().saturating_sub(u64::from(shape.vocab) * u64::from(shape.hidden)).max(1);
-    let most = (WORK / body).clamp(4096, 32_768) as usize;
+    let widest = columns(shape).into_iter().max().unwrap_or(0) as u64;
+    let most = (WORK / body).min(TOKENS_PER_COLUMN * widest).clamp(4096, 32_768) as usize;
     let step = window - prefix.len().min(window - 1);
     let chunks = ids[..ids.len().min(most)].chunks(step).filter(|chunk| chunk.len() > step / 2);
     let windows: Vec<Vec<u32>> = chunks.map(|chunk| prefix.iter().chain(chunk).copied().collect()).collect();
