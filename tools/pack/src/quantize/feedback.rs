@@ -142,8 +142,8 @@ pub(super) fn tile(
         for (first, weights) in (0..span.len).step_by(GROUP).zip(weights.as_chunks::<GROUP>().0) {
             let (back, plain) = (earlier(span, &error_tiles, first, feedback), earlier(span, &weight_tiles, first, feedback));
             let mut group = Group { levels, weights, target: *weights, unit: [[0.0; GROUP]; GROUP], cost: [0.0; GROUP] };
-            for k in 0..GROUP {
-                group.target[k].iter_mut().zip(&back[k]).for_each(|(v, b)| *v += b);
+            for (k, back) in back.iter().enumerate() {
+                group.target[k].iter_mut().zip(back).for_each(|(v, b)| *v += b);
                 group.unit[k][..k].copy_from_slice(&span.unit[(first + k) * span.len + first..][..k]);
                 group.cost[k] = span.cost[first + k];
             }
