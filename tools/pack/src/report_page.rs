@@ -101,7 +101,7 @@ impl Report {
     }
 
     fn table(&self, page: &mut String, tensors: &[&TensorReport]) -> std::fmt::Result {
-        let calibrated = tensors.iter().any(|t| output_error(t).is_some());
+        let calibrated = tensors.iter().any(|t| t.relative_output_error().is_some());
         let worst = tensors.iter().map(|t| cost(t)).fold(f64::MIN_POSITIVE, f64::max);
         write!(page, "<table><tr><th>tensor<th>type<th>shape<th>bytes<th>bits per weight<th>relative error")?;
         writeln!(page, "{}<th></tr>", if calibrated { "<th>output error" } else { "" })?;
@@ -119,7 +119,7 @@ impl Report {
                 share(t.relative_error()),
             )?;
             if calibrated {
-                write!(page, "<td>{}", output_error(t).map_or_else(|| "–".to_owned(), share))?;
+                write!(page, "<td>{}", t.relative_output_error().map_or_else(|| "–".to_owned(), share))?;
             }
             writeln!(page, "<td>{}</tr>", bar("b", cost(t) / worst))?;
         }
@@ -127,15 +127,9 @@ impl Report {
     }
 }
 
-/// Relative squared error of the outputs, where it is known.
-fn output_error(t: &TensorReport) -> Option<f64> {
-    let _ = t;
-    None
-}
-
 /// What tensors are sorted by: the error of the outputs where it is known, else of the weights.
 fn cost(t: &TensorReport) -> f64 {
-    output_error(t).unwrap_or_else(|| t.relative_error())
+    t.relative_output_error().unwrap_or_else(|| t.relative_error())
 }
 
 fn bits(bytes: u64, weights: usize) -> f64 {
