@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::cross::{CPUS, Toolchain, apt_install, emulated_tests, emulator, skip};
 use crate::process::{cargo, command, find, output, run, target_dir};
-use crate::{checks, dist};
+use crate::{checks, dist, emulate};
 
 /// Time until a server that was started answers.
 const START: Duration = Duration::from_secs(10);
@@ -51,6 +51,20 @@ fn programs() -> Result<PathBuf> {
     }
     dist::program(&folder.join("bourn"))?;
     Ok(folder)
+}
+
+/// The boards without an operating system that QEMU emulates, one by one, as a user would test one on the bench.
+///
+/// # Errors
+/// If firmware cannot be built or a test fails.
+pub fn emulated() -> Result<()> {
+    if let Err(missing) = emulate::qemu() {
+        return skip("boards without an operating system", &missing);
+    }
+    for board in ["qemu-rpi3", "qemu-virt:cortex-a72"] {
+        run(cargo(&checks::workspace_test("device")).env("BOURN_BOARD", board))?;
+    }
+    Ok(())
 }
 
 fn proven() -> Result<()> {

@@ -153,6 +153,7 @@ fn ci() -> Result<()> {
     steps.run("bare metal", cross::bare)?;
     steps.run("firmware", || firmware::firmware(&[]))?;
     steps.run("firmware in qemu", || firmware::prove(&[]))?;
+    steps.run("emulated boards", hil::emulated)?;
     steps.run("emulated arm", cross::arm)?;
     steps.run("dist", || dist::dist(&["--test"]))?;
     steps.run("board tests", || hil::hil(&[]))?;

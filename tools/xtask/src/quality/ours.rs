@@ -13,13 +13,11 @@ use crate::process::{command, output};
 /// Name, what `bourn pack` is told, and what its help must say for it to be asked.
 pub(super) const SETTINGS: &[(&str, &[&str], &str)] = &[
     ("default", &[], ""),
-    ("rounded to nearest", &["--method", "rtn"], "gptq"),
     ("8-bit head", &["--head", "q8"], "q8"),
-    ("4-bit head", &["--head", "q4"], "q4"),
-    ("screened head", &["--head", "screen"], "screen"),
+    ("8-bit head, rounded to nearest", &["--head", "q8", "--method", "rtn"], "gptq"),
     ("precise screened head", &["--head", "precise"], "precise"),
+    ("4-bit head", &["--head", "q4"], "q4"),
     ("5 bits", &["--bits", "5"], "--bits"),
-    ("6 bits", &["--bits", "6"], "--bits"),
     ("8 bits", &["--weights", "q8"], "q8"),
 ];
 
@@ -52,7 +50,7 @@ impl Bourn {
     /// The float weights in that setting, packed now if there is no image or a new one is asked for.
     pub(super) fn packed(&self, float: &Path, setting: usize, anew: bool) -> Result<Packed> {
         let (name, args, _) = SETTINGS[setting];
-        self.image(float, &name.replace(' ', "-"), args, anew)
+        self.image(float, &name.replace([' ', ','], "-"), args, anew)
     }
 
     /// The float weights as an image of the same values.
