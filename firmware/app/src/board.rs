@@ -2,7 +2,7 @@
 
 use bourn_core::Candidate;
 use bourn_kernels::{Kernels, Rows};
-use bourn_protocol::message::LogKind;
+use bourn_protocol::message::{Build, LogKind};
 use core::fmt;
 use embedded_sdmmc::Block;
 
@@ -72,6 +72,8 @@ pub struct Parts<'a, B, S, D> {
     pub name: &'a str,
     /// Version of its firmware.
     pub firmware: &'a str,
+    /// And which it is to the byte; the default where that cannot be told.
+    pub build: Build,
     /// Clock, health, log.
     pub board: B,
     /// The line to the host.

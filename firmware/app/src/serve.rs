@@ -13,7 +13,7 @@ use bourn_flash::{FlashStream, stream};
 use bourn_format::Image;
 use bourn_kernels::{Kernels, Rows};
 use bourn_protocol::VERSION;
-use bourn_protocol::message::{Answer, Done, Hello, Info, Load, Model, Outcome, Request, Stats, Why};
+use bourn_protocol::message::{Answer, Build, Done, Hello, Info, Load, Model, Outcome, Request, Stats, Why};
 use core::cell::Cell;
 use core::fmt;
 use embedded_io::{Read, ReadReady, Write};
@@ -67,6 +67,7 @@ pub(crate) struct Desk<'a, B, S> {
     pub link: Link<S>,
     pub name: &'a str,
     pub firmware: &'a str,
+    pub build: Build,
     pub tiers: &'a [&'static Kernels],
     pub decode: &'a dyn Rows,
     pub prefill: &'a dyn Rows,
@@ -133,7 +134,7 @@ impl<B: Board, S: Read + Write + ReadReady> Desk<'_, B, S> {
         if message.version != VERSION {
             let trouble = Trouble::new(
                 Why::Version,
-                format_args!("the board speaks version {VERSION} of the protocol, the host {}", message.version),
+                format_args!("the firmware speaks version {VERSION} of the protocol, the host version {}", message.version),
             );
             self.refuse(message.sequence, &trouble);
             return None;
@@ -149,7 +150,7 @@ impl<B: Board, S: Read + Write + ReadReady> Desk<'_, B, S> {
     fn greet(&mut self, sequence: u16, nonce: u32) {
         self.memo = None;
         let log = self.board.log_kind();
-        let hello = Hello { nonce, board: self.name, firmware: self.firmware, log };
+        let hello = Hello { nonce, board: self.name, firmware: self.firmware, log, build: self.build };
         self.link.answer(sequence, &Answer::Hello(hello));
     }
 
@@ -220,10 +221,11 @@ where
     S: Read + Write + ReadReady,
     D: BlockDevice,
 {
-    let Parts { name, firmware, board, serial, card, tiers, decode, prefill, memory, window } = parts;
+    let Parts { name, firmware, build, board, serial, card, tiers, decode, prefill, memory, window } = parts;
     let link = Link::new(serial);
     let window = window.max(1);
-    let mut desk = Desk { board, link, name, firmware, tiers, decode, prefill, window, stats: Stats::default(), memo: None };
+    let mut desk =
+        Desk { board, link, name, firmware, build, tiers, decode, prefill, window, stats: Stats::default(), memo: None };
     let mut room = Room {
         arena: memory.arena,
         blocks: memory.blocks,

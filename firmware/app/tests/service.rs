@@ -3,7 +3,7 @@
 mod support;
 
 use bourn::{GenerateOptions, Model, OpenOptions, SessionOptions, Threads};
-use bourn_protocol::message::{Answer, Finish, From, Load, Outcome, Part, Request, Weights, Why};
+use bourn_protocol::message::{Answer, Finish, From, Hello, Load, Outcome, Part, Request, Weights, Why};
 use std::ops::ControlFlow;
 use support::{Setup, Written, fixture, generate, greedy, prompt, slotted, with_board};
 
@@ -33,7 +33,8 @@ fn the_board_writes_what_this_machine_writes_resident_and_paged() {
         let want = here(name, &ids, 16);
         let card = slotted(&std::fs::read(fixture(name)).unwrap());
         with_board(Some(card), &Setup::default(), |client, _| {
-            client.hello(7, &mut |hello| assert_eq!(hello.board, "sim")).unwrap();
+            let is_sim = |hello: &Hello<'_>| hello.board == "sim" && hello.build.is_of(b"abc, then data") == Some(true);
+            client.hello(7, &mut |hello| assert!(is_sim(hello), "{hello:?}")).unwrap();
             let mut sums = Vec::new();
             for weights in [Weights::Resident, Weights::Paged] {
                 client.load(Load { weights, ..Load::default() }, &mut |_, _| ControlFlow::Continue(())).unwrap();

@@ -107,6 +107,8 @@ pub struct Boot {
     pub features: Features,
     /// Ticks at reset, as far as this firmware saw it.
     pub start_ticks: u64,
+    /// Code and constants, as they were loaded.
+    pub fixed: &'static [u8],
     /// Bytes of code, constants and data: what a loader loads.
     pub loaded_bytes: usize,
     /// Bytes of static memory: data, zeroed memory, page tables and stacks.
@@ -306,11 +308,18 @@ extern "C" fn bourn_start(device_tree: usize, start_ticks: u64) -> ! {
     defmt::info!("memory {=u64:#x}..{=u64:#x}, {=usize} cores, pa range {=u64}", lent.start, lent.end, workers(), wide);
     // SAFETY: mapped as data just now, behind everything the linker placed, and lent out once: this function runs once.
     let memory = unsafe { core::slice::from_raw_parts_mut(lent.start as *mut u8, lent.bytes() as usize) };
-    bourn_main(Boot { memory, crew: &CREW, features, start_ticks, loaded_bytes, static_bytes })
+    bourn_main(Boot { memory, crew: &CREW, features, start_ticks, fixed: fixed(), loaded_bytes, static_bytes })
 }
 
 fn workers() -> usize {
     bourn_kernels::rows::Rows::workers(&CREW)
+}
+
+/// Code and constants, by which one firmware is told from another.
+fn fixed() -> &'static [u8] {
+    let bytes = (address_of(&raw const __rodata_end) - address_of(&raw const __image)) as usize;
+    // SAFETY: mapped for reading and never written: what the linker placed from the image's beginning to the constants' end.
+    unsafe { core::slice::from_raw_parts(&raw const __image, bytes) }
 }
 
 /// Bytes loaded, and bytes of static memory.

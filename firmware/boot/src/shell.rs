@@ -6,7 +6,7 @@ use bourn_app::{Board, Exit, Health, Memory, Parts};
 use bourn_core::Candidate;
 use bourn_drivers::serial::{End, Line, Port};
 use bourn_kernels::Kernels;
-use bourn_protocol::message::LogKind;
+use bourn_protocol::message::{Build, LogKind};
 use embedded_sdmmc::{Block, BlockDevice};
 
 use crate::platform::{self, Boot};
@@ -96,7 +96,7 @@ fn carve<T: Copy>(memory: &'static mut [u8], n: usize, value: T) -> (&'static mu
 
 /// Serves the line for ever.
 pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'static BoardLine<P>, card: Option<D>) -> ! {
-    let Boot { memory, crew, features, start_ticks, loaded_bytes, static_bytes } = boot;
+    let Boot { memory, crew, features, start_ticks, fixed, loaded_bytes, static_bytes } = boot;
     let (blocks, memory) = carve(memory, BLOCKS * Block::LEN, 0_u8);
     let candidates = (memory.len() / CANDIDATES_SHARE / size_of::<Candidate>()).min(CANDIDATES);
     let (candidates, arena) = carve(memory, candidates, Candidate::default());
@@ -121,6 +121,7 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
     let parts = Parts {
         name,
         firmware: env!("CARGO_PKG_VERSION"),
+        build: Build::of(fixed),
         board: Machine { waiting: line },
         serial: end,
         card,

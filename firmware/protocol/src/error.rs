@@ -20,11 +20,11 @@ pub enum Error<E> {
         /// Broken frames that came in that time.
         corrupt: u32,
     },
-    /// The board speaks another version.
+    /// The firmware speaks another version of the protocol.
     Version {
-        /// Ours.
+        /// This program's.
         need: u8,
-        /// The board's.
+        /// The firmware's.
         found: u8,
     },
     /// The board said no.
@@ -62,7 +62,9 @@ impl<E: fmt::Display> fmt::Display for Error<E> {
             Self::Silent { tries, millis, corrupt } => {
                 write!(f, "no answer from the board: asked {tries} times in {millis} ms, {corrupt} broken frames came")
             }
-            Self::Version { need, found } => write!(f, "the board speaks another protocol: need version {need}, found {found}"),
+            Self::Version { need, found } => {
+                write!(f, "the firmware speaks version {found} of the protocol, this program version {need}")
+            }
             Self::Refused { text, .. } => f.write_str(text),
             Self::Unexpected { asked } => write!(f, "the board answered {asked} with something else"),
             Self::Garbled { need, found } => write!(f, "the answer arrived damaged: CRC {need:08x} needed, {found:08x} found"),

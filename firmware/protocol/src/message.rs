@@ -301,6 +301,29 @@ pub struct Hello<'a> {
     pub firmware: &'a str,
     /// What log frames hold.
     pub log: LogKind,
+    /// Which firmware it is, to the byte.
+    pub build: Build,
+}
+
+/// A firmware, told from any other by its code and constants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// Bytes from the beginning of what was loaded on that never change; 0: not known.
+    pub bytes: u32,
+    /// Their CRC-32.
+    pub crc: u32,
+}
+
+impl Build {
+    /// Of code and constants.
+    pub fn of(fixed: &[u8]) -> Self {
+        Self { bytes: fixed.len() as u32, crc: crc32fast::hash(fixed) }
+    }
+
+    /// Whether this is the firmware that a loader would find in `flat`; nothing where the board does not know.
+    pub fn is_of(&self, flat: &[u8]) -> Option<bool> {
+        (self.bytes > 0).then(|| flat.get(..self.bytes as usize).is_some_and(|fixed| Self::of(fixed) == *self))
+    }
 }
 
 /// What log frames hold.

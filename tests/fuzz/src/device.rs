@@ -72,6 +72,7 @@ pub fn device(data: &[u8]) {
     bourn_app::run(Parts {
         name: "fuzzed",
         firmware: "0",
+        build: Default::default(),
         board: Fuzzed { line: Rc::clone(&line), now: 0.into() },
         serial: Serial(line),
         card: Some(Card::new()),

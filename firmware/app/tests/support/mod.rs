@@ -7,7 +7,7 @@ use bourn_app::{Board, Exit, Memory, Parts};
 use bourn_core::Candidate;
 use bourn_kernels::OneCore;
 use bourn_protocol::client::{Answered, Patience, Transport};
-use bourn_protocol::message::{Done, Form, Generate};
+use bourn_protocol::message::{Build, Done, Form, Generate};
 use bourn_protocol::{Client, message};
 use embedded_io::{ErrorType, Read, ReadReady, Write};
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
@@ -437,6 +437,7 @@ fn run_board(card: Option<Card>, setup: &Setup, line: &Line) -> Exit {
     let parts = Parts {
         name: "sim",
         firmware: "0.0.0-test",
+        build: Build { bytes: 3, crc: 0x352441c2 },
         board,
         serial: BoardEnd(line.clone()),
         card,

@@ -8,6 +8,7 @@ use bourn_app::{Board, Exit, Memory, Parts, slots};
 use bourn_core::Candidate;
 use bourn_host::{Pool, machine};
 use bourn_kernels::{Kernels, available};
+use bourn_protocol::message::Build;
 use bourn_protocol::port::wait_readable;
 use embedded_io::{ErrorKind, ErrorType, Read, ReadReady, Write};
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
@@ -338,6 +339,7 @@ pub fn simulate(a: &Simulate, quiet: bool) -> Result<ExitCode> {
         let parts = Parts {
             name: "simulated",
             firmware: env!("CARGO_PKG_VERSION"),
+            build: Build::default(),
             board,
             serial: Serial(Rc::clone(&wire)),
             card: Some(Shared(&card)),
