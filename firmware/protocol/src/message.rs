@@ -2,6 +2,7 @@
 //!
 //! Variants and fields are only ever added at the end, and with them [`crate::VERSION`] rises. An answer carries the sequence number of its request.
 
+use core::fmt;
 use serde::{Deserialize, Serialize};
 
 /// What a host asks of a board.
@@ -312,6 +313,12 @@ pub struct Build {
     pub bytes: u32,
     /// Their CRC-32.
     pub crc: u32,
+}
+
+impl fmt::Display for Build {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "build {:08x} of {} bytes", self.crc, self.bytes)
+    }
 }
 
 impl Build {

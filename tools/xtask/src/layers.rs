@@ -57,10 +57,16 @@ const LAYERS: &[Layer] = &[
     Layer { name: "bourn-checkpoint", may_use: &[], no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-reference", may_use: &["bourn-checkpoint"], no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-pack", may_use: PACK, no_alloc: false, may_unsafe: false },
+    Layer { name: "bourn-hil-runner", may_use: &["bourn-protocol"], no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-cli", may_use: TOP, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-oracle", may_use: TOP, no_alloc: false, may_unsafe: false },
     Layer { name: "bourn-hil", may_use: &["bourn-host"], no_alloc: false, may_unsafe: false },
-    Layer { name: "xtask", may_use: &["bourn-checkpoint", "bourn-protocol"], no_alloc: false, may_unsafe: false },
+    Layer {
+        name: "xtask",
+        may_use: &["bourn-checkpoint", "bourn-hil-runner", "bourn-protocol"],
+        no_alloc: false,
+        may_unsafe: false,
+    },
 ];
 
 /// Checks every crate of the workspace and reports all breaches at once.

@@ -44,9 +44,10 @@ const USAGE: &str = "usage: cargo xtask <command>
                            the command line's tests run with it on an emulated Cortex-A53
   hil [--programs]         the board tests, against an ssh server here whose far side emulates a board; with
                            --programs only what they run is built, and its folder named
-  firmware [--board BOARD [--card FILE [--image FILE] [--loader FOLDER]] [--mini-uart]]
+  firmware [--board BOARD [--card FILE [--image FILE] [--loader FOLDER]] [--mini-uart] [--test [ARGUMENT]...]]
                            firmware for a board without operating system, or for all: built, and held to its size and to having
-                           no allocator; with --card a card image (FAT32 and two slots) with it and a model
+                           no allocator; with --card a card image (FAT32 and two slots) with it and a model; with
+                           --test its tests are run where BOURN_BOARD says, else in QEMU
   prove-firmware [--model FILE]... [--tokens N] [--count]
                            firmware in QEMU against its promises: the desktop's tokens and logits to the bit on every board and
                            CPU, 200 damages of the card reported; with --count instructions per core

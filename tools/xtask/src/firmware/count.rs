@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
+use bourn_hil_runner::qemu::Machine;
 use object::{Object as _, ObjectSymbol as _};
 
 use super::emulated::Emulated;
 use super::prove::machine;
 use super::{TARGET, board};
 use crate::arm_cost::counter::header;
-use crate::emulate::Machine;
 use crate::process::{command, root, run, target_dir};
 
 /// Four cores must take at most this part of one core's instructions.

@@ -8,11 +8,12 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
+use bourn_hil_runner::qemu::{Machine, serial};
 use bourn_protocol::client::{Kept, Patience};
 use bourn_protocol::message::{Answer, Done, Form, Generate, Load, Request};
 use bourn_protocol::{Client, Transport};
 
-use crate::emulate::Machine;
+use crate::emulate;
 
 /// Until QEMU listens.
 const START: Duration = Duration::from_secs(20);
@@ -75,8 +76,8 @@ impl Emulated {
     /// Starts a machine with a card and waits for its first word. `extra` are further words for QEMU, `log` takes what it says.
     pub(super) fn start(machine: &Machine, card: &Path, extra: &[String], log: Option<&Path>) -> Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let machine = Machine { serial: format!("tcp:127.0.0.1:{port},server=on,wait=on"), ..machine.clone() };
-        let (mut command, kernel) = machine.command(card)?;
+        let machine = Machine { serial: serial(&format!("tcp:{port}"), true)?, ..machine.clone() };
+        let (mut command, kernel) = emulate::command(&machine, card)?;
         if let Some(log) = log {
             command.stderr(File::create(log)?);
         }

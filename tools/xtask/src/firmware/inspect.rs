@@ -3,8 +3,8 @@
 use std::fmt;
 
 use anyhow::{Context, Result, bail};
-use object::elf::PT_LOAD;
-use object::read::elf::{ElfFile64, ProgramHeader as _};
+use bourn_hil_runner::elf;
+use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object as _, ObjectSymbol as _};
 
 /// Firmware without a model is smaller than this.
@@ -47,25 +47,9 @@ impl Facts {
     ///
     /// # Errors
     /// If it is none, or has no segments in rising order.
-    pub(crate) fn of(elf: &[u8]) -> Result<Self> {
-        let file = ElfFile64::<LittleEndian>::parse(elf)?;
-        let endian = LittleEndian;
-        let mut flat = Vec::new();
-        let mut start = None;
-        for header in file.elf_program_headers().iter().filter(|header| header.p_type(endian) == PT_LOAD) {
-            let at = header.p_paddr(endian);
-            let start = *start.get_or_insert(at);
-            let bytes = header.data(endian, elf).ok().context("a segment lies beyond the file")?;
-            if bytes.is_empty() {
-                continue;
-            }
-            let offset = usize::try_from(at.checked_sub(start).context("segments fall")?)?;
-            if offset < flat.len() || offset > MOST_BYTES * 64 {
-                bail!("segments overlap or lie far apart: need them in order, found {at:#x}");
-            }
-            flat.resize(offset, 0);
-            flat.extend_from_slice(bytes);
-        }
+    pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
+        let file = ElfFile64::<LittleEndian>::parse(bytes)?;
+        let flat = elf::flat(bytes)?;
         let address = |name: &str| {
             let symbol = file.symbols().find(|symbol| symbol.name() == Ok(name));
             symbol.map(|symbol| symbol.address()).with_context(|| format!("no symbol {name}"))

@@ -1,9 +1,8 @@
 //! Firmware for boards without an operating system: built, judged, laid on a card.
 //!
-//! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (partitions, FAT32,
-//! slots) → [`emulated`] (a board in QEMU and its line) → [`mod@prove`] (what it promises) and [`count`] (instructions of each core).
+//! [`build`] (a board's crate → ELF → flat image) → [`inspect`] (size, static memory, no allocator) → [`card`] (of
+//! bourn-hil-runner: partitions, FAT32, slots) → [`emulated`] (a board in QEMU and its line) → [`mod@prove`] (what it promises) and [`count`] (instructions of each core).
 
-pub(crate) mod card;
 mod count;
 mod emulated;
 pub(crate) mod inspect;
@@ -14,9 +13,10 @@ pub(crate) use prove::prove;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bourn_hil_runner::card;
 
 use crate::cross;
-use crate::process::{find, output, run, target_dir};
+use crate::process::{cargo, find, output, run, target_dir};
 
 /// The target of all boards.
 const TARGET: &str = "aarch64-unknown-none";
@@ -59,6 +59,8 @@ pub(crate) fn board(name: &str) -> Result<Board> {
 pub(crate) struct Firmware {
     /// What the loader loads.
     pub(crate) kernel: PathBuf,
+    /// What it was made of: names, and the table of the log.
+    elf: PathBuf,
 }
 
 /// Options of `cargo xtask firmware`.
@@ -69,15 +71,22 @@ struct Options<'a> {
     card: Option<PathBuf>,
     loader: Option<PathBuf>,
     mini_uart: bool,
+    /// What the tests are told, where they are wanted.
+    test: Option<&'a [&'a str]>,
 }
 
-/// `cargo xtask firmware`: builds, judges, and with `--card` lays out a card.
+/// `cargo xtask firmware`: builds, judges, with `--card` lays out a card, and with `--test` tests it.
 ///
 /// # Errors
 /// If the board is unknown, the firmware cannot be built or breaks a promise, or the card cannot be written.
 pub(crate) fn firmware(args: &[&str]) -> Result<()> {
     let mut options = Options::default();
     let here = std::env::current_dir()?;
+    let (args, wanted) = match args.iter().position(|arg| *arg == "--test") {
+        Some(at) => (&args[..at], Some(&args[at + 1..])),
+        None => (args, None),
+    };
+    options.test = wanted;
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
         let mut value = || args.next().copied().with_context(|| format!("{arg} needs a value"));
@@ -91,6 +100,9 @@ pub(crate) fn firmware(args: &[&str]) -> Result<()> {
         }
     }
     let Some(name) = options.board else {
+        if options.test.is_some() {
+            bail!("--test needs --board BOARD");
+        }
         for board in BOARDS {
             build(*board, false)?;
         }
@@ -98,7 +110,7 @@ pub(crate) fn firmware(args: &[&str]) -> Result<()> {
     };
     let board = board(name)?;
     let firmware = build(board, options.mini_uart)?;
-    match (options.card, options.image) {
+    match (&options.card, options.image) {
         (Some(path), image) => {
             let kernel = std::fs::read(&firmware.kernel)?;
             let contents = card::Contents {
@@ -107,11 +119,24 @@ pub(crate) fn firmware(args: &[&str]) -> Result<()> {
                 image: image.as_deref(),
                 loader: options.loader.as_deref(),
             };
-            card::write(&path, &contents)
+            println!("{}", card::write(path, &contents)?);
         }
         (None, Some(_)) => bail!("--image needs --card: where to write the card to"),
-        (None, None) => Ok(()),
+        (None, None) => {}
     }
+    match options.test {
+        Some(args) => test(&firmware, options.card.as_deref(), args),
+        None => Ok(()),
+    }
+}
+
+/// Runs the tests of firmware where `BOURN_BOARD` says, else in QEMU, with the card that was laid out.
+fn test(firmware: &Firmware, card: Option<&Path>, args: &[&str]) -> Result<()> {
+    let mut runner = cargo(&["run", "--quiet", "--locked", "--package", "bourn-hil-runner", "--"]);
+    if let Some(card) = card {
+        runner.env("BOURN_CARD", card);
+    }
+    run(runner.arg(&firmware.elf).args(args))
 }
 
 /// Builds a board's firmware and holds it to its promises.
@@ -122,11 +147,11 @@ pub(crate) fn build(board: Board, mini_uart: bool) -> Result<Firmware> {
     if mini_uart && !board.mini_uart {
         bail!("{} has no mini-UART", board.name);
     }
-    let mut cargo = cross::bare_cargo()?;
+    let mut build = cross::bare_cargo()?;
     let dir = target_dir().join("cross");
-    cargo.args(["--locked", "--profile", "firmware", "--target", TARGET, "--package", board.package, "--target-dir"]).arg(&dir);
+    build.args(["--locked", "--profile", "firmware", "--target", TARGET, "--package", board.package, "--target-dir"]).arg(&dir);
     if mini_uart {
-        cargo.args(["--features", "mini-uart"]);
+        build.args(["--features", "mini-uart"]);
     }
     // Unaligned loads are fine once the MMU is on, which it is before any of this runs.
     let mut flags = vec!["-C", "target-feature=-strict-align"];
@@ -137,10 +162,10 @@ pub(crate) fn build(board: Board, mini_uart: bool) -> Result<Firmware> {
         // Kernels that are the same on two tiers are there once.
         flags.extend(["-C", "link-arg=--icf=all"]);
     }
-    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", linker);
-    cargo.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_RUSTFLAGS", flags.join(" "));
-    cargo.env("DEFMT_LOG", std::env::var_os("DEFMT_LOG").unwrap_or_else(|| "info".into()));
-    run(&mut cargo)?;
+    build.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_LINKER", linker);
+    build.env("CARGO_TARGET_AARCH64_UNKNOWN_NONE_RUSTFLAGS", flags.join(" "));
+    build.env("DEFMT_LOG", std::env::var_os("DEFMT_LOG").unwrap_or_else(|| "info".into()));
+    run(&mut build)?;
     let elf = dir.join(TARGET).join("firmware").join(board.program);
     let kernel = elf.with_extension("img");
     let bytes = std::fs::read(&elf).with_context(|| elf.display().to_string())?;
@@ -149,7 +174,7 @@ pub(crate) fn build(board: Board, mini_uart: bool) -> Result<Firmware> {
     println!("{}: {facts}", board.name);
     facts.check()?;
     println!("{}: {} and {}", board.name, kernel.display(), elf.display());
-    Ok(Firmware { kernel })
+    Ok(Firmware { kernel, elf })
 }
 
 /// A linker for bare ARM: LLVM's of the system or of rustup's toolchain, else GNU's.

@@ -8,11 +8,13 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use bourn_hil_runner::card;
+use bourn_hil_runner::qemu::Machine;
 use bourn_protocol::message::{From, Load, Weights};
 
 use super::emulated::{Emulated, Written};
-use super::{board, build, card, count};
-use crate::emulate::{Machine, qemu};
+use super::{board, build, count};
+use crate::emulate::qemu;
 use crate::process::{cargo, output, root, target_dir};
 
 /// Boards and CPUs.
@@ -54,7 +56,7 @@ pub(crate) fn prove(args: &[&str]) -> Result<()> {
         let want = desktop(image, tokens)?;
         for (name, cpu) in MACHINES {
             let machine = machine(name, cpu);
-            if let Some(reason) = machine.lacking()? {
+            if let Some(reason) = machine.lacking(&qemu()?)? {
                 eprintln!("-- {name}: skipped 1: {reason}");
                 continue;
             }
@@ -78,7 +80,7 @@ pub(crate) fn prove(args: &[&str]) -> Result<()> {
 /// From reset to ready, in time of the guest: every instruction counts 2 ns, so a busy host changes nothing.
 fn ready(image: &Path) -> Result<()> {
     for name in ["rpi3", "rpi4", "qemu-virt"] {
-        if machine(name, "").lacking()?.is_some() {
+        if machine(name, "").lacking(&qemu()?)?.is_some() {
             continue;
         }
         let card = Card::new(name, Some(image))?;
@@ -107,7 +109,7 @@ impl Card {
         let board = board(name)?;
         let kernel = std::fs::read(build(board, false)?.kernel)?;
         let path = target_dir().join(format!("card-{name}-{}.img", std::process::id()));
-        card::write(&path, &card::Contents { kernel: &kernel, config: board.config, image, loader: None })?;
+        println!("{}", card::write(&path, &card::Contents { kernel: &kernel, config: board.config, image, loader: None })?);
         Ok(Self { path })
     }
 }

@@ -27,15 +27,15 @@ const TABLE_APART: u64 = MIB;
 
 /// What goes on a card.
 #[derive(Debug)]
-pub(crate) struct Contents<'a> {
+pub struct Contents<'a> {
     /// The firmware.
-    pub(crate) kernel: &'a [u8],
+    pub kernel: &'a [u8],
     /// `config.txt`, empty for none.
-    pub(crate) config: &'a str,
+    pub config: &'a str,
     /// The model.
-    pub(crate) image: Option<&'a Path>,
+    pub image: Option<&'a Path>,
     /// A folder with the files of the board's own loader.
-    pub(crate) loader: Option<&'a Path>,
+    pub loader: Option<&'a Path>,
 }
 
 /// Part of a file.
@@ -88,11 +88,11 @@ impl Seek for Part<'_> {
     }
 }
 
-/// Writes a card.
+/// Writes a card; says what is on it.
 ///
 /// # Errors
 /// If a file cannot be read or the card not written.
-pub(crate) fn write(path: &Path, contents: &Contents<'_>) -> Result<()> {
+pub fn write(path: &Path, contents: &Contents<'_>) -> Result<String> {
     let files = files(contents)?;
     let file_bytes: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64 + 64 * 1024).sum();
     let image_bytes = contents.image.map_or(Ok(0), |image| std::fs::metadata(image).map(|meta| meta.len()))?;
@@ -116,14 +116,13 @@ pub(crate) fn write(path: &Path, contents: &Contents<'_>) -> Result<()> {
         first.write_all(&table)?;
     }
     file.sync_all()?;
-    println!(
+    Ok(format!(
         "{}: {} MiB: FAT32 of {} MiB, two slots of {} MiB",
         path.display(),
         card_bytes / MIB,
         fat_bytes / MIB,
         slot_bytes(slots_bytes / BLOCK) * BLOCK / MIB
-    );
-    Ok(())
+    ))
 }
 
 /// Names and bytes of the files, in the order in which they are written.
@@ -172,7 +171,7 @@ fn write_files(mut part: Part<'_>, cluster: u32, files: &[(String, Vec<u8>)]) ->
 ///
 /// # Errors
 /// If there is no such card, partition or file.
-pub(crate) fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
+pub fn read(path: &Path, name: &str) -> Result<Vec<u8>> {
     let file = File::open(path).with_context(|| path.display().to_string())?;
     let mut record = [0; BLOCK as usize];
     (&file).read_exact(&mut record)?;
