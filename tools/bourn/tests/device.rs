@@ -84,6 +84,18 @@ fn an_update_is_sent_verified_and_kept_on_the_card() {
 }
 
 #[test]
+fn a_log_needs_the_firmware_that_wrote_it() {
+    let board = Simulated::start(&["--image", &fixture(), "--listen", "tcp:127.0.0.1:0"]);
+    for (file, need) in [("Cargo.toml", "need the firmware's ELF file"), ("absent", "No such file")] {
+        let (code, text) = failure(&board.args(&["logs", "--elf", file, "--seconds", "1"]));
+        assert!(code == 1 && text.contains(need), "{code} {text}");
+    }
+    // A program of this machine: an ELF file without defmt's table.
+    let (code, text) = failure(&board.args(&["logs", "--elf", env!("CARGO_BIN_EXE_bourn"), "--seconds", "1"]));
+    assert!(code == 1 && text.contains("need a section .defmt"), "{code} {text}");
+}
+
+#[test]
 fn what_is_not_there_is_told() {
     let (code, text) = failure(&["device", "/dev/there-is-no-such-port", "info"]);
     assert!(code == 1 && text.contains("No such file"), "{code} {text}");

@@ -19,6 +19,8 @@ use crate::{card, check, elf};
 
 /// Until an emulator has its line open, and until a board has answered for the first time.
 const START: Duration = Duration::from_secs(60);
+/// For what a board says of a failure.
+const LAST_WORDS_US: u64 = 200_000;
 
 /// Firmware that is to be tested.
 #[derive(Debug)]
@@ -273,6 +275,10 @@ pub fn trial(bench: &Shared, name: String, check: impl FnOnce(&mut Bench) -> Res
         let mut bench = bench.lock().unwrap_or_else(PoisonError::into_inner);
         bench.listen();
         let checked = check(&mut bench);
+        if checked.is_err() {
+            // What it has to say of that is on its way; a line that failed has been told.
+            let _ = bench.client.listen(LAST_WORDS_US);
+        }
         let heard = bench.listen();
         checked.map_err(|error| {
             let said: String = heard.iter().map(|line| format!("\n  board: {line}")).collect();

@@ -48,6 +48,9 @@ pub fn flat(bytes: &[u8]) -> Result<Vec<u8>> {
         flat.resize(offset, 0);
         flat.extend_from_slice(bytes);
     }
+    if flat.is_empty() {
+        bail!("need an ELF file that can be loaded, found one without segments");
+    }
     Ok(flat)
 }
 

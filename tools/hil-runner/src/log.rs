@@ -1,7 +1,7 @@
 //! defmt frames → lines, with the table of format strings in the firmware's ELF file.
 //!
 //! Format strings are read by defmt's own parser. The crate defmt-decoder is not used: it turns on serde_json's `arbitrary_precision` for
-//! every program that it is built with, and it panics on some tables. Hints that are not known here (`:cbor`, `:iso8601s`, bit flags by
+//! every program that it is built with, and asks for as much memory as a broken frame says that its list is long. Hints that are not known here (`:cbor`, `:iso8601s`, bit flags by
 //! name) show plain numbers.
 //! Source: the defmt book, design; defmt's linker script.
 

@@ -125,8 +125,11 @@ pub struct Load {
 /// `bourn device … logs`
 #[derive(Args, Debug)]
 pub struct Logs {
-    /// Write the bytes as they come, for a decoder of defmt: | defmt-print -e FIRMWARE.elf
-    #[arg(long)]
+    /// The firmware's ELF file: its defmt frames become lines
+    #[arg(long, value_name = "FILE")]
+    pub elf: Option<PathBuf>,
+    /// Write the bytes as they come, for another decoder of defmt
+    #[arg(long, conflicts_with = "elf")]
     pub raw: bool,
     /// End after so many seconds
     #[arg(long, value_name = "SECONDS")]

@@ -4,7 +4,7 @@ use crate::output::{hinted, note};
 use crate::signal;
 use anyhow::{Result, anyhow};
 use bourn_protocol::client::Patience;
-use bourn_protocol::message::{Answer, Done, Generate, Load, LogKind, Part, Request, Why};
+use bourn_protocol::message::{Answer, Build, Done, Generate, Load, LogKind, Part, Request, Why};
 use bourn_protocol::port::{Line, LineError, Port, Written};
 use bourn_protocol::{Client, Error};
 use std::io::ErrorKind;
@@ -16,6 +16,8 @@ pub struct Board {
     pub client: Client<Port>,
     pub name: String,
     pub firmware: String,
+    /// Which firmware it runs.
+    pub build: Build,
     /// Its log is defmt's.
     pub defmt: bool,
     pub quiet: bool,
@@ -43,17 +45,26 @@ impl Board {
             hinted(format!("{at}: {e}"), hint)
         })?;
         let client = Client::new(port, Patience::default());
-        let mut board =
-            Self { client, name: String::new(), firmware: String::new(), defmt: false, quiet, raw_log: false, at: at.clone() };
+        let mut board = Self {
+            client,
+            name: String::new(),
+            firmware: String::new(),
+            build: Build::default(),
+            defmt: false,
+            quiet,
+            raw_log: false,
+            at: at.clone(),
+        };
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
-        let (mut name, mut firmware, mut defmt) = (String::new(), String::new(), false);
+        let (mut name, mut firmware, mut build, mut defmt) = (String::new(), String::new(), Build::default(), false);
         let greeted = board.client.hello(nanos as u32 ^ std::process::id(), &mut |hello| {
             name = hello.board.to_owned();
             firmware = hello.firmware.to_owned();
+            build = hello.build;
             defmt = hello.log == LogKind::Defmt;
         });
         board.told(greeted)?;
-        (board.name, board.firmware, board.defmt) = (name, firmware, defmt);
+        (board.name, board.firmware, board.build, board.defmt) = (name, firmware, build, defmt);
         Ok(board)
     }
 

@@ -6,14 +6,17 @@ mod simulate;
 mod talk;
 
 use crate::args::device::{Action, Chat, Device, Load, Logs, Reboot, Weights};
-use crate::output::{bytes, json, line, note, print};
+use crate::output::{bytes, hinted, json, line, note, print};
 use crate::signal;
-use anyhow::Result;
+use anyhow::{Context, Result};
+use bourn_hil_runner::elf;
+use bourn_hil_runner::log::Log;
 use bourn_protocol::message;
 use bourn_protocol::message::{Answer, From, Outcome, Request};
 use link::Board;
 use serde_json::{Value, json as object};
 use std::io::{IsTerminal, Write, stdout};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -199,18 +202,44 @@ fn open(board: &mut Board, a: &Load, as_json: bool) -> Result<ExitCode> {
 
 fn show_logs(board: &mut Board, a: &Logs) -> Result<ExitCode> {
     if board.defmt && !a.raw && stdout().is_terminal() {
-        note(board.quiet, "this board logs in defmt: bourn device LINE logs --raw | defmt-print -e FIRMWARE.elf");
+        note(board.quiet, "this board logs in defmt, which needs its firmware's ELF file: bourn device LINE logs --elf FILE");
     }
     board.raw_log = true;
+    let mut log = decoder(board, a.elf.as_deref())?;
     let until = a.seconds.map(|s| Instant::now() + Duration::from_secs(s));
     while !signal::stopped() && until.is_none_or(|until| Instant::now() < until) {
         for part in board.listen(Duration::from_millis(100))? {
             let mut out = stdout().lock();
-            out.write_all(&part)?;
+            let mut wrote = Ok(());
+            match &mut log {
+                None => wrote = out.write_all(&part),
+                Some(log) => log.push(&part, &mut |said| {
+                    if wrote.is_ok() {
+                        wrote = writeln!(out, "{said}");
+                    }
+                }),
+            }
+            wrote?;
             out.flush()?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Who makes lines of this board's log, if that is wanted.
+fn decoder(board: &Board, elf: Option<&Path>) -> Result<Option<Log>> {
+    let Some(path) = elf else { return Ok(None) };
+    let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+    let log = Log::new(&bytes).with_context(|| path.display().to_string())?;
+    if !board.defmt {
+        return Err(hinted("need a board that logs in defmt, found one whose log is text", "without --elf it is shown as it is"));
+    }
+    if let Ok(flat) = elf::flat(&bytes)
+        && board.build.is_of(&flat) == Some(false)
+    {
+        note(board.quiet, &format!("{}: the board runs another build ({}): lines may be wrong", path.display(), board.build));
+    }
+    Ok(Some(log))
 }
 
 fn start_anew(board: &mut Board, a: &Reboot, as_json: bool) -> Result<ExitCode> {
