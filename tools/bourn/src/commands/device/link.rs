@@ -63,8 +63,10 @@ impl Board {
             build = hello.build;
             defmt = hello.log == LogKind::Defmt;
         });
-        board.told(greeted)?;
+        // What came before is text only if the board says so.
+        board.raw_log = greeted.is_err();
         (board.name, board.firmware, board.build, board.defmt) = (name, firmware, build, defmt);
+        board.told(greeted)?;
         Ok(board)
     }
 
