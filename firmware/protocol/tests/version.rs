@@ -1,5 +1,7 @@
 //! Two ends that speak different versions find out by their first words.
 
+#![allow(clippy::result_large_err, reason = "that of the protocol, which has no heap")]
+
 use bourn_protocol::client::{Patience, Transport};
 use bourn_protocol::message::{Answer, Build, Hello, LogKind, Request, Why};
 use bourn_protocol::{Client, Error, Receiver, VERSION};

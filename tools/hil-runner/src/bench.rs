@@ -155,18 +155,19 @@ impl Bench {
             strange: 0,
             _emulator: emulator,
         };
-        bench.hello().map_err(|error| match error {
-            Error::Version { .. } => anyhow!("{line}: {error}; {}", by_hand(None)),
-            error => anyhow!("{line}: {error}"),
-        })?;
+        bench.hello().with_context(|| line.to_string())?;
         Ok(bench)
     }
 
-    fn hello(&mut self) -> Result<(), Error<bourn_protocol::port::LineError>> {
+    fn hello(&mut self) -> Result<()> {
         let Self { client, name, build, text, .. } = self;
-        client.hello(std::process::id() ^ START.as_millis() as u32, &mut |hello| {
+        let greeted = client.hello(std::process::id(), &mut |hello| {
             *name = format!("{}, firmware {}", hello.board, hello.firmware);
             (*build, *text) = (hello.build, hello.log == LogKind::Text);
+        });
+        greeted.map_err(|error| match error {
+            Error::Version { .. } => anyhow!("{error}; {}", by_hand(None)),
+            error => anyhow!("{error}"),
         })
     }
 
@@ -201,7 +202,7 @@ impl Bench {
         let start = Instant::now();
         while start.elapsed() < START {
             // The old firmware may still answer, and a loader says nothing that we understand.
-            self.hello().map_err(|error| anyhow!("started anew, then: {error}"))?;
+            self.hello().context("started anew, then")?;
             if self.build.is_of(&firmware.flat) == Some(true) {
                 return Ok(true);
             }
