@@ -109,6 +109,7 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
     }
     let end = End::new(line, |_| platform::idle());
     let memory = Memory { arena, blocks: as_blocks(blocks), candidates };
+    let build = Build::of(fixed);
     let ready = time::micros_of(time::ticks().wrapping_sub(start_ticks));
     defmt::info!(
         "{=str} ready {=u64} us after reset: isa {=str}, firmware {=usize} bytes, static memory {=usize} bytes",
@@ -121,7 +122,7 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
     let parts = Parts {
         name,
         firmware: env!("CARGO_PKG_VERSION"),
-        build: Build::of(fixed),
+        build,
         board: Machine { waiting: line },
         serial: end,
         card,
