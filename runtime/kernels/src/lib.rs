@@ -1,7 +1,8 @@
 //! The kernels: int4 × int8 matrices, norms, rope, attention; one table of functions per tier of CPU instructions.
 //!
 //! The path: [`table`] says what a kernel computes, `generic` says how (over 16 lanes), a folder per ISA
-//! says with which instructions, [`rows`] shares the work out. [`scalar`] is the definition; **every tier returns the same bits**.
+//! says with which instructions, [`rows`] shares the work out, [`region`] among several workers. [`scalar`] is the definition;
+//! **every tier returns the same bits**.
 //!
 //! A tier is had only through a token that proves the CPU can run it (`Avx2::detect()`), so no kernel here can meet
 //! an illegal instruction. [`best`] asks at run time: feature `std` for that, else what the build was told.
@@ -24,6 +25,7 @@ pub mod i8mm;
 mod lanes;
 #[cfg(target_arch = "aarch64")]
 pub mod neon;
+pub mod region;
 pub mod rows;
 pub mod scalar;
 pub mod table;
