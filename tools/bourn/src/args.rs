@@ -163,6 +163,44 @@ pub struct Sampling {
     pub stop: Vec<String>,
 }
 
+/// One prompt, and how it is answered.
+#[derive(Args, Debug)]
+pub struct Prompt {
+    /// The prompt; - reads it from stdin
+    #[arg(required_unless_present = "ids")]
+    pub prompt: Option<String>,
+    /// Token ids instead of a text
+    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
+    pub ids: Option<Vec<u32>>,
+    /// Most tokens to write [default: until the text ends]
+    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    /// Write on after the end of the text
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Write on from the bare prompt even if the model has a chat template
+    #[arg(long)]
+    pub raw: bool,
+    /// What the model is told before the prompt
+    #[arg(long, conflicts_with_all = ["raw", "ids"])]
+    pub system: Option<String>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
+/// A conversation, and how it is held.
+#[derive(Args, Debug, Default)]
+pub struct Turns {
+    /// What the model is told before the first turn
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Most tokens of an answer [default: until it ends]
+    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: Option<u32>,
+    #[command(flatten)]
+    pub sampling: Sampling,
+}
+
 /// A number of bytes: `64M`, `64MiB` (both 2²⁰), `64MB` (10⁶), `65536`.
 fn size(text: &str) -> Result<u64, String> {
     let need = || "need a number of bytes such as 64M, 64MiB, 64MB or 67108864".to_owned();
@@ -309,26 +347,8 @@ pub struct Inspect {
 pub struct Run {
     /// An image or a name of the catalogue
     pub model: String,
-    /// The prompt; - reads it from stdin
-    #[arg(required_unless_present = "ids")]
-    pub prompt: Option<String>,
-    /// Token ids instead of a text
-    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
-    pub ids: Option<Vec<u32>>,
-    /// Most tokens to write [default: until the text ends]
-    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
-    /// Write on after the end of the text
-    #[arg(long)]
-    pub ignore_eos: bool,
-    /// Write on from the bare prompt even if the model has a chat template
-    #[arg(long)]
-    pub raw: bool,
-    /// What the model is told before the prompt
-    #[arg(long, conflicts_with_all = ["raw", "ids"])]
-    pub system: Option<String>,
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub ask: Prompt,
     #[command(flatten)]
     pub open: Open,
     #[command(flatten)]
@@ -348,14 +368,8 @@ pub struct Run {
 pub struct Chat {
     /// An image or a name of the catalogue
     pub model: String,
-    /// What the model is told before the first turn
-    #[arg(long)]
-    pub system: Option<String>,
-    /// Most tokens of an answer
-    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
     #[command(flatten)]
-    pub sampling: Sampling,
+    pub turns: Turns,
     #[command(flatten)]
     pub open: Open,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `bourn device`
 
-use super::{Sampling, size};
+use super::{Prompt, Turns, size};
 use bourn_protocol::port::Line;
 use clap::{Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub struct Device {
 #[derive(Debug, Subcommand)]
 pub enum Action {
     /// Chat with the model's own template
-    Chat(Chat),
+    Chat(Turns),
     /// Answer a prompt, or write on from it
     Run(Run),
     /// What the board is, and the model that is open
@@ -48,45 +48,14 @@ pub enum Action {
     Simulate(Simulate),
 }
 
-/// `bourn device … chat`
-#[derive(Args, Debug, Default)]
-pub struct Chat {
-    /// What the model is told before the first turn
-    #[arg(long)]
-    pub system: Option<String>,
-    /// Most tokens of an answer [default: until it ends]
-    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
-    #[command(flatten)]
-    pub sampling: Sampling,
-}
-
 /// `bourn device … run`
 #[derive(Args, Debug)]
 pub struct Run {
-    /// The prompt; - reads it from stdin
-    #[arg(required_unless_present = "ids")]
-    pub prompt: Option<String>,
-    /// Token ids instead of a text
-    #[arg(long, value_delimiter = ',', conflicts_with = "prompt")]
-    pub ids: Option<Vec<u32>>,
-    /// Most tokens to write [default: until the text ends]
-    #[arg(short = 'n', long = "max-tokens", value_parser = clap::value_parser!(u32).range(1..))]
-    pub max_tokens: Option<u32>,
-    /// Write on after the end of the text
-    #[arg(long)]
-    pub ignore_eos: bool,
-    /// Write on from the bare prompt even if the model has a chat template
-    #[arg(long)]
-    pub raw: bool,
-    /// What the model is told before the prompt
-    #[arg(long, conflicts_with_all = ["raw", "ids"])]
-    pub system: Option<String>,
+    #[command(flatten)]
+    pub ask: Prompt,
     /// Have the board keep a checksum of all logits
     #[arg(long)]
     pub checksum: bool,
-    #[command(flatten)]
-    pub sampling: Sampling,
 }
 
 /// `bourn device … flash`

@@ -1,14 +1,15 @@
 //! `bourn chat`: turns typed in a terminal, answered by the model.
 
 use super::run;
+use super::turns::Conversation;
 use crate::args::Chat;
 use crate::output::{hinted, json, line, note, print};
 use crate::prompt_cache::PromptCache;
 use crate::{models, signal};
-use anyhow::{Context, Result};
-use bourn::{Finish, GenerateOptions, Message, Speculate, Stats};
+use anyhow::Result;
+use bourn::{Finish, GenerateOptions, Speculate, Stats};
 use serde_json::json as object;
-use std::io::{self, BufRead, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -27,36 +28,13 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
         models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto, cache.asked_for())?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
-        max_tokens: a.max_tokens.map(|n| n as usize),
-        sampling: models::sampling(&model, &a.sampling),
-        stop: a.sampling.stop.clone(),
+        max_tokens: a.turns.max_tokens.map(|n| n as usize),
+        sampling: models::sampling(&model, &a.turns.sampling),
+        stop: a.turns.sampling.stop.clone(),
         ignore_eos: false,
     };
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    if terminal {
-        note(quiet, "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer");
-    }
-    let system = || a.system.iter().map(|s| Message::new("system", s)).collect::<Vec<_>>();
-    let mut messages = system();
-    let mut input = io::stdin().lock();
-    loop {
-        if terminal {
-            print("> ")?;
-        }
-        let mut bytes = Vec::new();
-        if input.read_until(b'\n', &mut bytes).context("stdin: read")? == 0 {
-            break;
-        }
-        let text = models::utf8(bytes, "stdin")?;
-        match text.trim() {
-            "" => continue,
-            "/exit" | "/quit" => break,
-            "/clear" => {
-                messages = system();
-                continue;
-            }
-            said => messages.push(Message::new("user", said)),
-        }
+    let mut talk = Conversation::new(a.turns.system.as_deref(), quiet);
+    while talk.turn()? {
         signal::clear();
         let mut answer = String::new();
         let mut write: io::Result<()> = Ok(());
@@ -67,17 +45,15 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             }
             if signal::stopped() || write.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         };
-        let (cached, loading) = cache.load(&mut session, &model.chat_prompt(&messages)?);
-        let mut stats = session.chat(&messages, &options, &mut on_text);
+        let (cached, loading) = cache.load(&mut session, &model.chat_prompt(&talk.messages)?);
+        let mut stats = session.chat(&talk.messages, &options, &mut on_text);
         if let Err(bourn::Error::Core(bourn_core::Error::ContextFull { need, context })) = stats {
             note(
                 quiet,
                 &format!("the conversation needs {need} positions, the context has {context}: forgetting what came before"),
             );
-            let said = messages.pop();
-            messages = system();
-            messages.extend(said);
-            stats = session.chat(&messages, &options, &mut on_text);
+            talk.forget_earlier();
+            stats = session.chat(&talk.messages, &options, &mut on_text);
         }
         let stats = match stats {
             Ok(stats) => Stats { first_token: stats.first_token + loading, ..stats },
@@ -86,14 +62,14 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
                 if a.json {
                     json(&object!({"text": "", "ids": [], "finish": run::finish(Finish::ContextFull)}))?;
                 }
-                messages = system();
+                talk.forget();
                 continue;
             }
             Err(e) if models::was_cancelled(&e) => {
                 // What was written stands; the model reads it again with the next turn.
                 line("")?;
                 signal::clear();
-                messages.push(Message::new("assistant", &answer));
+                talk.answered(&answer);
                 continue;
             }
             Err(e) => return Err(models::failed(&model, e)),
@@ -105,13 +81,13 @@ pub fn chat(a: &Chat, quiet: bool) -> Result<ExitCode> {
             )?;
         } else {
             line("")?;
-            note(quiet || !terminal, &run::summary(&stats));
+            note(quiet || !talk.terminal, &run::summary(&stats));
         }
         if stats.finish == Finish::Cancelled {
             signal::clear();
         }
         cache.save(&session, session.tokens().len(), false);
-        messages.push(Message::new("assistant", &answer));
+        talk.answered(&answer);
     }
     cache.save(&session, session.tokens().len(), true);
     Ok(ExitCode::SUCCESS)

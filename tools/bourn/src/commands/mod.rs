@@ -11,6 +11,7 @@ mod logits;
 mod pack;
 mod run;
 mod tokenize;
+mod turns;
 
 use crate::args::{Cli, Command};
 use anyhow::Result;

@@ -1,11 +1,12 @@
 //! `bourn run`: a prompt in, text out.
 
+use super::turns;
 use crate::args::Run;
 use crate::output::{json, line, ms, note, print, round3};
 use crate::prompt_cache::PromptCache;
 use crate::{models, ram, signal};
 use anyhow::Result;
-use bourn::{EncodeOptions, Finish, GenerateOptions, Message, Model, Speculate, Stats};
+use bourn::{EncodeOptions, Finish, GenerateOptions, Model, Speculate, Stats};
 use bourn_host::machine;
 use serde_json::json as object;
 use std::io;
@@ -23,10 +24,10 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
         models::speculating(&model, draft.as_ref(), &a.session, &a.speculation, Speculate::Auto, cache.asked_for())?;
     models::announce(&model, &session, quiet);
     let options = GenerateOptions {
-        max_tokens: a.max_tokens.map(|n| n as usize),
-        sampling: models::sampling(&model, &a.sampling),
-        stop: a.sampling.stop.clone(),
-        ignore_eos: a.ignore_eos,
+        max_tokens: a.ask.max_tokens.map(|n| n as usize),
+        sampling: models::sampling(&model, &a.ask.sampling),
+        stop: a.ask.sampling.stop.clone(),
+        ignore_eos: a.ask.ignore_eos,
     };
     let mut text = String::new();
     let mut write: io::Result<()> = Ok(());
@@ -109,18 +110,12 @@ pub fn finish(f: Finish) -> &'static str {
 
 /// The ids to begin with: given, or the text through the chat template where the model has one and `--raw` was not said.
 fn prompt(model: &Model, a: &Run) -> Result<Vec<u32>> {
-    if let Some(ids) = &a.ids {
+    if let Some(ids) = &a.ask.ids {
         return Ok(ids.clone());
     }
-    let text = match a.prompt.as_deref() {
-        Some("-") => models::utf8(models::stdin()?, "stdin")?,
-        Some(text) => text.to_owned(),
-        None => String::new(),
-    };
-    if a.raw || !model.has_chat_template() {
+    let text = turns::text(&a.ask)?;
+    if a.ask.raw || !model.has_chat_template() {
         return Ok(model.encode(&text, EncodeOptions { add_special: true, parse_special: true })?);
     }
-    let system = a.system.iter().map(|s| Message::new("system", s));
-    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
-    Ok(model.chat_prompt(&messages)?)
+    Ok(model.chat_prompt(&turns::messages(&a.ask, &text))?)
 }

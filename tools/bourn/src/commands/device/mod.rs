@@ -5,7 +5,8 @@ mod link;
 mod simulate;
 mod talk;
 
-use crate::args::device::{Action, Chat, Device, Load, Logs, Reboot, Weights};
+use crate::args::Turns;
+use crate::args::device::{Action, Device, Load, Logs, Reboot, Weights};
 use crate::output::{bytes, hinted, json, line, note, print};
 use crate::signal;
 use anyhow::{Context, Result};
@@ -32,7 +33,7 @@ pub fn device(a: &Device, quiet: bool) -> Result<ExitCode> {
     };
     let mut board = Board::connect(at, a.baud, quiet)?;
     match a.action.as_ref() {
-        None => talk::chat(&mut board, &Chat::default(), a.json),
+        None => talk::chat(&mut board, &Turns::default(), a.json),
         Some(Action::Chat(chat)) => talk::chat(&mut board, chat, a.json),
         Some(Action::Run(run)) => talk::run(&mut board, run, a.json),
         Some(Action::Info) => info(&mut board, a.json),

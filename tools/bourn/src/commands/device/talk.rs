@@ -1,18 +1,19 @@
 //! Chat and run: the prompt is made here with the model's own template, which the board keeps; the answer comes token by token.
 
 use super::link::Board;
-use crate::args::Sampling;
-use crate::args::device::{Chat, Run};
+use crate::args::device::Run;
+use crate::args::{Sampling, Turns};
+use crate::commands::turns::{self, Conversation};
 use crate::output::{hinted, json, line, note, print, round3};
-use crate::{models, signal};
-use anyhow::{Context, Result};
+use crate::signal;
+use anyhow::Result;
 use bourn::Message;
 use bourn::stop::{Held, StopFilter};
 use bourn::template::Template;
 use bourn_protocol::message::{Answer, Done, Finish, Form, Generate, Model, Part, Request};
 use bourn_protocol::port::Written;
 use serde_json::{Map, Value, json as object};
-use std::io::{self, BufRead, IsTerminal};
+use std::io;
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
@@ -167,26 +168,25 @@ fn told(s: &Shown, sum: Option<u64>) -> Value {
 pub fn run(board: &mut Board, a: &Run, as_json: bool) -> Result<ExitCode> {
     let model = model(board)?;
     let special = Form::Text { add_special: true, parse_special: true };
-    let (prompt, form) = match (&a.ids, a.prompt.as_deref()) {
-        (Some(ids), _) => (ids.iter().flat_map(|id| id.to_le_bytes()).collect(), Form::Ids),
-        (None, text) => {
-            let text =
-                if text == Some("-") { models::utf8(models::stdin()?, "stdin")? } else { text.unwrap_or_default().to_owned() };
+    let ask = &a.ask;
+    let (prompt, form) = match &ask.ids {
+        Some(ids) => (ids.iter().flat_map(|id| id.to_le_bytes()).collect(), Form::Ids),
+        None => {
+            let text = turns::text(ask)?;
             let prompts = Prompts::read(board)?;
             match &prompts.template {
-                Some(template) if !a.raw => {
-                    let system = a.system.iter().map(|s| Message::new("system", s));
-                    let messages: Vec<Message> = system.chain([Message::new("user", &text)]).collect();
+                Some(template) if !ask.raw => {
                     // Templates write every special token themselves.
                     let form = Form::Text { add_special: false, parse_special: true };
-                    (prompts.render(template, &messages)?.into_bytes(), form)
+                    (prompts.render(template, &turns::messages(ask, &text))?.into_bytes(), form)
                 }
                 _ => (text.into_bytes(), special),
             }
         }
     };
-    let options = Generate { ignore_eos: a.ignore_eos, sum: a.checksum, ..options(&model, &a.sampling, a.max_tokens, form) };
-    let shown = answer(board, &prompt, &options, &a.sampling.stop, as_json)?;
+    let options =
+        Generate { ignore_eos: ask.ignore_eos, sum: a.checksum, ..options(&model, &ask.sampling, ask.max_tokens, form) };
+    let shown = answer(board, &prompt, &options, &ask.sampling.stop, as_json)?;
     let shown = shown.ok_or_else(|| {
         let context = model.context;
         hinted(
@@ -215,7 +215,7 @@ pub fn run(board: &mut Board, a: &Run, as_json: bool) -> Result<ExitCode> {
 }
 
 /// Talks until the input ends, as `bourn chat` does.
-pub fn chat(board: &mut Board, a: &Chat, as_json: bool) -> Result<ExitCode> {
+pub fn chat(board: &mut Board, a: &Turns, as_json: bool) -> Result<ExitCode> {
     let model = model(board)?;
     let prompts = Prompts::read(board)?;
     let Some(template) = &prompts.template else {
@@ -228,58 +228,33 @@ pub fn chat(board: &mut Board, a: &Chat, as_json: bool) -> Result<ExitCode> {
     note(quiet, &format!("board={} context={}", board.name, model.context));
     let form = Form::Text { add_special: false, parse_special: true };
     let options = options(&model, &a.sampling, a.max_tokens, form);
-    let terminal = io::stdin().is_terminal() && io::stdout().is_terminal();
-    if terminal {
-        note(quiet, "/clear forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C ends an answer");
-    }
-    let system = || a.system.iter().map(|s| Message::new("system", s)).collect::<Vec<_>>();
-    let mut messages = system();
-    let mut input = io::stdin().lock();
-    loop {
-        if terminal {
-            print("> ")?;
-        }
-        let mut bytes = Vec::new();
-        if input.read_until(b'\n', &mut bytes).context("stdin: read")? == 0 {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let text = models::utf8(bytes, "stdin")?;
-        match text.trim() {
-            "" => continue,
-            "/exit" | "/quit" => return Ok(ExitCode::SUCCESS),
-            "/clear" => {
-                messages = system();
-                continue;
-            }
-            said => messages.push(Message::new("user", said)),
-        }
+    let mut talk = Conversation::new(a.system.as_deref(), quiet);
+    while talk.turn()? {
         signal::clear();
-        let mut shown = answer(board, prompts.render(template, &messages)?.as_bytes(), &options, &a.sampling.stop, as_json)?;
-        if shown.is_none() && messages.len() > system().len() + 1 {
+        let mut shown = answer(board, prompts.render(template, &talk.messages)?.as_bytes(), &options, &a.sampling.stop, as_json)?;
+        if shown.is_none() && talk.forget_earlier() {
             note(
                 quiet,
                 &format!("the conversation is longer than the context of {}: forgetting what came before", model.context),
             );
-            let said = messages.pop();
-            messages = system();
-            messages.extend(said);
-            shown = answer(board, prompts.render(template, &messages)?.as_bytes(), &options, &a.sampling.stop, as_json)?;
+            shown = answer(board, prompts.render(template, &talk.messages)?.as_bytes(), &options, &a.sampling.stop, as_json)?;
         }
         let Some(shown) = shown else {
             note(quiet, &format!("the message alone is longer than the context of {}", model.context));
             if as_json {
                 json(&object!({"text": "", "ids": [], "finish": finish(Finish::ContextFull)}))?;
             }
-            messages = system();
+            talk.forget();
             continue;
         };
         if as_json {
             json(&told(&shown, None))?;
         } else {
             line("")?;
-            note(quiet || !terminal, &summary(&shown));
+            note(quiet || !talk.terminal, &summary(&shown));
         }
         signal::clear();
-        messages.push(Message::new("assistant", &shown.text));
+        talk.answered(&shown.text);
     }
+    Ok(ExitCode::SUCCESS)
 }
