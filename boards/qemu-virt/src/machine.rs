@@ -9,7 +9,9 @@ use bourn_boot::platform::{Boot, MemoryMap, Platform};
 use bourn_boot::shell::{self, BoardLine};
 use bourn_drivers::Mmio;
 use bourn_drivers::gic::Gic;
+use bourn_drivers::interrupts::Interrupts;
 use bourn_drivers::pl011::Pl011;
+use bourn_drivers::serial::Wire;
 use dtoolkit::fdt::Fdt;
 use smccc::{Hvc, psci};
 
@@ -51,7 +53,8 @@ const GICD_REGISTERS: Mmio = unsafe { Mmio::new(GICD, 0x1_0000) };
 // SAFETY: as above.
 const GICC_REGISTERS: Mmio = unsafe { Mmio::new(GICC, 0x1_0000) };
 
-static VIRT: Virt = Virt { line: BoardLine::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS) };
+static VIRT: Virt =
+    Virt { line: BoardLine::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS, UART_INTERRUPT) };
 
 bourn_boot::entry!(VIRT, main);
 
@@ -66,15 +69,20 @@ fn memory_end(device_tree: usize) -> Option<u64> {
 impl Platform for Virt {
     fn memory(&self, device_tree: usize) -> MemoryMap {
         let end = if device_tree == 0 { None } else { memory_end(device_tree) };
-        let mut others = [None; 8];
-        others[0] = Some(Region::new(0x0800_0000, 0x0c00_0000, Kind::Device));
-        MemoryMap { memory_end: end.unwrap_or(MEMORY + DEFAULT_BYTES), others }
+        const DEVICES: &[Region] = &[Region::new(0x0800_0000, 0x0c00_0000, Kind::Device)];
+        MemoryMap { memory_end: end.unwrap_or(MEMORY + DEFAULT_BYTES), others: DEVICES }
     }
 
     fn start(&self) {
         self.line.port().start(UART_HZ, shell::BAUD);
-        self.gic.start(&[UART_INTERRUPT]);
-        self.gic.start_core();
+    }
+
+    fn line(&self) -> &dyn Wire {
+        &self.line
+    }
+
+    fn interrupts(&self) -> &dyn Interrupts {
+        &self.gic
     }
 
     fn start_cores(&self, entry: u64, _release: &AtomicU64) {
@@ -82,32 +90,6 @@ impl Platform for Virt {
             // A machine with fewer cores refuses those it has not.
             let _ = psci::cpu_on::<Hvc>(core, entry, 0);
         }
-    }
-
-    fn interrupt(&self) {
-        self.gic.serve(|n| {
-            if n == UART_INTERRUPT {
-                self.line.interrupt();
-            }
-        });
-    }
-
-    fn wake(&self, core: usize) {
-        self.gic.wake(core);
-    }
-
-    fn slept(&self, _core: usize) {
-        self.gic.serve(|_| {});
-    }
-
-    fn core_started(&self, _core: usize) {
-        self.gic.start_core();
-    }
-
-    fn feed(&self, _working: bool) {}
-
-    fn last_words(&self, frames: &[u8]) {
-        self.line.send(frames);
     }
 
     fn reset(&self) -> ! {

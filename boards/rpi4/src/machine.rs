@@ -1,20 +1,17 @@
 //! The machine: where its devices are, and what the firmware does with them.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use aarch64_cpu::asm;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
-use bourn_boot::platform::{self, Boot, Health, MemoryMap, Platform, SharedWords};
-use bourn_boot::shell::{self, BoardLine};
-use bourn_boot::time;
+use bourn_boot::pi::{self, Chip, Pi, VideoCore};
+use bourn_boot::platform::Boot;
+use bourn_boot::{shell, time};
 use bourn_drivers::Mmio;
 use bourn_drivers::gic::Gic;
 use bourn_drivers::gpio::{Function, Gpio, Pull};
-use bourn_drivers::mailbox::{Clock, Mailbox};
+use bourn_drivers::mailbox::Clock;
 use bourn_drivers::pl011::Pl011;
 use bourn_drivers::sdhci::{Config, Sdhci};
-use bourn_drivers::watchdog::Watchdog;
 
 /// The low-peripheral mode, in which the loader starts kernels.
 const PERIPHERALS: u64 = 0xfe00_0000;
@@ -25,15 +22,12 @@ const LOCAL_END: u64 = 0x1_0000_0000;
 const GIC_BASE: usize = 0xff84_0000;
 /// UART0: shared interrupt 121 of the GIC.
 const UART_INTERRUPT: u32 = 32 + 121;
-/// Where the loader's stub holds the other cores: a word for each.
-const SPIN_TABLE: usize = 0xd8;
 /// The activity LED.
 const LED: u32 = 42;
 /// The PL011's clock where the video core does not say a usable one.
 const UART_HZ: u32 = 48_000_000;
 /// The card controller's, likewise.
 const EMMC_HZ: u32 = 100_000_000;
-const WATCHDOG_SECONDS: u32 = 15;
 /// Cores' memory where the video core does not say: 1 GiB less 76 MiB for itself.
 const DEFAULT_MEMORY: u64 = 948 << 20;
 
@@ -68,7 +62,7 @@ global_asm!(
 
 /// Registers at an address.
 const fn device(address: usize, bytes: usize) -> Mmio {
-    // SAFETY: every caller names a device of the BCM2711; the one that writes memory, the mailbox, is given `WORDS` only.
+    // SAFETY: every caller names a device of the BCM2711; the one that writes memory, the mailbox, is given `Pi`'s words only.
     unsafe { Mmio::new(address, bytes) }
 }
 
@@ -76,116 +70,49 @@ const fn peripheral(offset: usize, bytes: usize) -> Mmio {
     device(PERIPHERALS as usize + offset, bytes)
 }
 
-const MAILBOX: Mmio = peripheral(0xb880, 0x40);
-const POWER: Watchdog<Mmio> = Watchdog::new(peripheral(0x10_0000, 0x30));
 const GPIO: Gpio<Mmio> = Gpio::new(peripheral(0x20_0000, 0xf4));
 const EMMC2: Mmio = peripheral(0x34_0000, 0x100);
 /// The older controller, which talks to the radio on a board, and has the card in QEMU's raspi4b.
 const EMMC: Mmio = peripheral(0x30_0000, 0x100);
-const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000));
+const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000), UART_INTERRUPT);
 
-/// Requests to the video core, which does not see the caches.
-static WORDS: SharedWords = SharedWords::new(0xc000_0000);
-
-/// The mailbox. Used on the first core only, outside interrupts.
-fn video_core() -> Mailbox<Mmio, &'static SharedWords> {
-    Mailbox::new(MAILBOX, &WORDS)
-}
-
-/// The machine.
-struct Pi {
-    line: BoardLine<Pl011<Mmio>>,
-    /// The watchdog may be used: QEMU's resets at once.
-    watched: AtomicBool,
-}
-
-static PI: Pi = Pi { line: BoardLine::new(Pl011::new(peripheral(0x20_1000, 0x1000))), watched: AtomicBool::new(false) };
+static PI: Pi<Pl011<Mmio>, Gic<Mmio, Mmio>> = Pi::new(
+    Pl011::new(peripheral(0x20_1000, 0x1000)),
+    GIC,
+    Chip {
+        mailbox: peripheral(0xb880, 0x40),
+        power: peripheral(0x10_0000, 0x30),
+        default_memory: DEFAULT_MEMORY,
+        // What the video core tells of is below 1 GiB; the rest of a larger board is left alone.
+        most_memory: 1 << 30,
+        others: &[
+            // The loader's stub, with the spin table.
+            Region::new(0, 0x1000, Kind::Data),
+            Region::new(PERIPHERALS, PERIPHERALS_END, Kind::Device),
+            Region::new(LOCAL, LOCAL_END, Kind::Device),
+        ],
+        start,
+        start_cores: pi::release_spinning,
+        light: |lit| GPIO.write(LED, lit),
+    },
+);
 
 bourn_boot::entry!(PI, main);
 
-impl Platform for Pi {
-    fn memory(&self, _device_tree: usize) -> MemoryMap {
-        // What the video core tells of is below 1 GiB; the rest of a larger board is left alone.
-        let end = video_core().memory_end().unwrap_or(DEFAULT_MEMORY).min(1 << 30);
-        let mut others = [None; 8];
-        // The loader's stub, with the spin table.
-        others[0] = Some(Region::new(0, 0x1000, Kind::Data));
-        others[1] = Some(Region::new(PERIPHERALS, PERIPHERALS_END, Kind::Device));
-        others[2] = Some(Region::new(LOCAL, LOCAL_END, Kind::Device));
-        MemoryMap { memory_end: end, others }
+fn start(video: &mut VideoCore<'_>) {
+    for pin in [14, 15] {
+        GPIO.function(pin, Function::Alt0);
+        GPIO.pull_2711(pin, Pull::Up);
     }
-
-    fn start(&self) {
-        let mut video = video_core();
-        for pin in [14, 15] {
-            GPIO.function(pin, Function::Alt0);
-            GPIO.pull_2711(pin, Pull::Up);
-        }
-        GPIO.function(LED, Function::Output);
-        let usable = |hz: &u32| *hz >= 16 * shell::BAUD;
-        let hz = video.clock_hz(Clock::Uart).ok().filter(usable).unwrap_or(UART_HZ);
-        self.line.port().start(hz, shell::BAUD);
-        GIC.start(&[UART_INTERRUPT]);
-        GIC.start_core();
-        self.watched.store(!video.is_emulated(), Ordering::Relaxed);
-        // The loader leaves the cores at their slowest.
-        if let Ok(most) = video.max_clock_hz(Clock::Arm) {
-            let _ = video.set_clock_hz(Clock::Arm, most);
-        }
-        self.feed(true);
-    }
-
-    fn start_cores(&self, entry: u64, release: &AtomicU64) {
-        platform::release_spinning(entry, release, SPIN_TABLE);
-    }
-
-    fn core_started(&self, _core: usize) {
-        GIC.start_core();
-    }
-
-    fn interrupt(&self) {
-        GIC.serve(|n| {
-            if n == UART_INTERRUPT {
-                self.line.interrupt();
-            }
-        });
-    }
-
-    fn wake(&self, core: usize) {
-        GIC.wake(core);
-    }
-
-    fn slept(&self, _core: usize) {
-        GIC.serve(|_| {});
-    }
-
-    fn feed(&self, working: bool) {
-        GPIO.write(LED, working);
-        if self.watched.load(Ordering::Relaxed) {
-            POWER.feed(WATCHDOG_SECONDS);
-        }
-    }
-
-    fn health(&self) -> Health {
-        platform::health_of(&mut video_core())
-    }
-
-    fn last_words(&self, frames: &[u8]) {
-        self.line.send(frames);
-    }
-
-    fn reset(&self) -> ! {
-        POWER.reset();
-        loop {
-            asm::wfi();
-        }
-    }
+    GPIO.function(LED, Function::Output);
+    let hz = video.clock_hz_or(Clock::Uart, 16 * shell::BAUD, UART_HZ);
+    PI.line.port().start(hz, shell::BAUD);
 }
 
 fn main(boot: Boot) -> ! {
-    let mut video = video_core();
+    let mut video = PI.video_core();
     let (registers, clock) = if video.is_emulated() { (EMMC, Clock::Emmc) } else { (EMMC2, Clock::Emmc2) };
-    let clock_hz = video.clock_hz(clock).ok().filter(|hz| *hz > 0).unwrap_or(EMMC_HZ);
+    let clock_hz = video.clock_hz_or(clock, 1, EMMC_HZ);
     let card = Sdhci::new(registers, Config { clock_hz, max_hz: 50_000_000, write_gap_us: 0, now_us: time::micros });
     shell::run(boot, "rpi4", &PI.line, Some(card))
 }

@@ -4,19 +4,17 @@
 //! hangs on the BCM2712 itself.
 
 use core::arch::global_asm;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
-use aarch64_cpu::asm;
 use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
-use bourn_boot::platform::{self, Boot, Health, MemoryMap, Platform, SharedWords};
-use bourn_boot::shell::{self, BoardLine};
+use bourn_boot::pi::{Chip, Pi};
+use bourn_boot::platform::{self, Boot};
+use bourn_boot::shell;
 use bourn_boot::time;
 use bourn_drivers::Mmio;
 use bourn_drivers::gic::Gic;
-use bourn_drivers::mailbox::{Clock, Mailbox};
 use bourn_drivers::pl011::Pl011;
 use bourn_drivers::sdhci::{Config, Sdhci};
-use bourn_drivers::watchdog::Watchdog;
 
 /// The block of the BCM2712 with all that is used, in the gigabyte at 64 GiB.
 const DEVICES: u64 = 0x10_0000_0000;
@@ -27,7 +25,6 @@ const UART_INTERRUPT: u32 = 32 + 121;
 /// The debug UART's clock, which the loader sets.
 const UART_HZ: u32 = 44_236_800;
 const CARD_HZ: u32 = 200_000_000;
-const WATCHDOG_SECONDS: u32 = 15;
 /// Cores' memory where the video core does not say: 1 GiB less 64 MiB.
 const DEFAULT_MEMORY: u64 = 960 << 20;
 
@@ -56,102 +53,35 @@ global_asm!(
 
 /// Registers at an address.
 const fn device(address: usize, bytes: usize) -> Mmio {
-    // SAFETY: every caller names a device of the BCM2712; the one that writes memory, the mailbox, is given `WORDS` only.
+    // SAFETY: every caller names a device of the BCM2712; the one that writes memory, the mailbox, is given `Pi`'s words only.
     unsafe { Mmio::new(address, bytes) }
 }
 
-const MAILBOX: Mmio = device(0x10_7c01_3880, 0x40);
-const POWER: Watchdog<Mmio> = Watchdog::new(device(0x10_7d20_0000, 0x30));
 const CARD: Mmio = device(0x10_00ff_f000, 0x100);
-const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000));
+const GIC: Gic<Mmio, Mmio> = Gic::new(device(GIC_BASE + 0x1000, 0x1000), device(GIC_BASE + 0x2000, 0x2000), UART_INTERRUPT);
 
-/// Requests to the video core, which does not see the caches.
-static WORDS: SharedWords = SharedWords::new(0xc000_0000);
-
-/// The mailbox. Used on the first core only, outside interrupts.
-fn video_core() -> Mailbox<Mmio, &'static SharedWords> {
-    Mailbox::new(MAILBOX, &WORDS)
-}
-
-/// The machine.
-struct Pi {
-    line: BoardLine<Pl011<Mmio>>,
-    /// Nothing is fed before the machine is up.
-    watched: AtomicBool,
-}
-
-static PI: Pi = Pi { line: BoardLine::new(Pl011::new(device(UART, 0x1000))), watched: AtomicBool::new(false) };
+static PI: Pi<Pl011<Mmio>, Gic<Mmio, Mmio>> = Pi::new(
+    Pl011::new(device(UART, 0x1000)),
+    GIC,
+    Chip {
+        mailbox: device(0x10_7c01_3880, 0x40),
+        power: device(0x10_7d20_0000, 0x30),
+        default_memory: DEFAULT_MEMORY,
+        // What the video core tells of is below 1 GiB; the rest of a larger board is left alone.
+        most_memory: 1 << 30,
+        others: &[Region::new(DEVICES, DEVICES + (2 << 30), Kind::Device)],
+        start: |_| PI.line.port().start(UART_HZ, shell::BAUD),
+        start_cores,
+        light: |_| {},
+    },
+);
 
 bourn_boot::entry!(PI, main);
 
-impl Platform for Pi {
-    fn memory(&self, _device_tree: usize) -> MemoryMap {
-        // What the video core tells of is below 1 GiB; the rest of a larger board is left alone.
-        let end = video_core().memory_end().unwrap_or(DEFAULT_MEMORY).min(1 << 30);
-        let mut others = [None; 8];
-        others[0] = Some(Region::new(DEVICES, DEVICES + (2 << 30), Kind::Device));
-        MemoryMap { memory_end: end, others }
-    }
-
-    fn start(&self) {
-        self.line.port().start(UART_HZ, shell::BAUD);
-        GIC.start(&[UART_INTERRUPT]);
-        GIC.start_core();
-        self.watched.store(true, Ordering::Relaxed);
-        let mut video = video_core();
-        // The loader leaves the cores at their slowest.
-        if let Ok(most) = video.max_clock_hz(Clock::Arm) {
-            let _ = video.set_clock_hz(Clock::Arm, most);
-        }
-        self.feed(true);
-    }
-
-    fn start_cores(&self, entry: u64, _release: &AtomicU64) {
-        // Trusted Firmware holds the cores. On the A76 a core's number is in the second field of its affinity.
-        for core in 1..bourn_boot::CORES as u64 {
-            platform::power_on(core << 8, entry);
-        }
-    }
-
-    fn core_started(&self, _core: usize) {
-        GIC.start_core();
-    }
-
-    fn interrupt(&self) {
-        GIC.serve(|n| {
-            if n == UART_INTERRUPT {
-                self.line.interrupt();
-            }
-        });
-    }
-
-    fn wake(&self, core: usize) {
-        GIC.wake(core);
-    }
-
-    fn slept(&self, _core: usize) {
-        GIC.serve(|_| {});
-    }
-
-    fn feed(&self, _working: bool) {
-        if self.watched.load(Ordering::Relaxed) {
-            POWER.feed(WATCHDOG_SECONDS);
-        }
-    }
-
-    fn health(&self) -> Health {
-        platform::health_of(&mut video_core())
-    }
-
-    fn last_words(&self, frames: &[u8]) {
-        self.line.send(frames);
-    }
-
-    fn reset(&self) -> ! {
-        POWER.reset();
-        loop {
-            asm::wfi();
-        }
+/// Trusted Firmware holds the cores. On the A76 a core's number is in the second field of its affinity.
+fn start_cores(entry: u64, _release: &AtomicU64) {
+    for core in 1..bourn_boot::CORES as u64 {
+        platform::power_on(core << 8, entry);
     }
 }
 

@@ -156,11 +156,11 @@ mod machine {
     /// Until an interrupt is due. They are masked on these cores, so nothing runs but what comes next.
     pub(super) fn sleep(core: usize) {
         asm::wfi();
-        board().slept(core);
+        board().interrupts().slept(core);
     }
 
     pub(super) fn wake(core: usize) {
-        board().wake(core);
+        board().interrupts().wake(core);
     }
 
     pub(super) fn alive() {

@@ -145,7 +145,8 @@ static SAYING: AtomicBool = AtomicBool::new(false);
 
 #[unsafe(no_mangle)]
 extern "C" fn bourn_interrupt() {
-    platform::board().interrupt();
+    let board = platform::board();
+    board.interrupts().serve(&mut || board.line().interrupt());
 }
 
 #[unsafe(no_mangle)]
@@ -207,7 +208,7 @@ fn say(what: impl FnOnce()) -> ! {
             if n == 0 {
                 break;
             }
-            board.last_words(frame::encode_log(&bytes[..n], &mut wire));
+            board.line().send(frame::encode_log(&bytes[..n], &mut wire));
         }
         time::wait_micros(LINGER_MICROS);
     }

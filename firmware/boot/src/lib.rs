@@ -1,7 +1,7 @@
 //! From reset to a main function on bare 64-bit ARM, four cores, no heap.
 //!
 //! Modules in path order: `start` (reset → level EL1, MMU and caches on) → [`memory`] (the memory map and its page tables) →
-//! `platform` (what a board adds) → `faults` (exception vectors, panics) → [`log`] (defmt into a ring) → `time` (the
+//! `platform` (what a board adds; `pi`: what every Raspberry Pi does) → `faults` (exception vectors, panics) → [`log`] (defmt into a ring) → `time` (the
 //! counter) → [`crew`] (four cores behind `Rows`) → [`tier`] (which kernels a core can run) → `shell` (the application on all that).
 //!
 //! What needs the machine itself is compiled for `target_os = "none"` only; page tables, ring, crew and register fields
@@ -13,6 +13,8 @@ pub mod crew;
 pub mod faults;
 pub mod log;
 pub mod memory;
+#[cfg(target_os = "none")]
+pub mod pi;
 #[cfg(target_os = "none")]
 pub mod platform;
 #[cfg(target_os = "none")]

@@ -22,7 +22,7 @@
 //!          devices                read, write, in order, uncached; where the board has them
 //! ```
 //!
-//! Before the tables are made, each board's start-up tables (`boot_tables` in its `main.rs`, built by the assembler) map just enough
+//! Before the tables are made, each board's start-up tables (`boot_tables` in its `machine.rs`, built by the assembler) map just enough
 //! to run: until the MMU is on, memory is uncached, unaligned loads fault and exclusive loads do not work, so no Rust runs.
 //!
 //! Source: Arm ARM, D8 (VMSAv8-64 translation, 4 KiB granule, 39-bit addresses: a level-1 table of 1 GiB entries).

@@ -2,13 +2,13 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use aarch64_cpu::asm::barrier;
 use aarch64_cpu::registers::{CNTKCTL_EL1, DAIF, ID_AA64MMFR0_EL1, Readable as _, Writeable as _};
 pub use bourn_app::Health;
-use bourn_drivers::Registers;
-use bourn_drivers::mailbox::{Clock, Mailbox, Shared, WORDS};
+use bourn_drivers::interrupts::Interrupts;
+use bourn_drivers::serial::Wire;
 
 use crate::crew::Crew;
 use crate::memory::{Error, Kind, PAGE, Region, STACK_BYTES, Tables};
@@ -63,26 +63,20 @@ pub trait Platform: Sync {
     /// Called once, on the start-up tables: where memory ends, and every stretch of devices. `device_tree` is what the loader left
     /// in x0, 0 if nothing.
     fn memory(&self, device_tree: usize) -> MemoryMap;
-    /// Called once, on the final tables: serial line up, interrupts routed.
+    /// Called once, on the final tables: serial line up.
     fn start(&self);
+    /// The serial line.
+    fn line(&self) -> &dyn Wire;
+    /// The interrupt controller.
+    fn interrupts(&self) -> &dyn Interrupts;
     /// Makes the other cores begin at `entry`, with MMU off; `release` is a cell that cores parked by `start` look at.
     fn start_cores(&self, entry: u64, release: &AtomicU64);
-    /// Called on each other core once it is up: its interrupts routed.
-    fn core_started(&self, core: usize);
-    /// An interrupt on the first core.
-    fn interrupt(&self);
-    /// Sends core `core` an interrupt.
-    fn wake(&self, core: usize);
-    /// On core `core`, which was sent one: takes it back.
-    fn slept(&self, core: usize);
     /// Called a few times a second while the first core computes (`working`) or waits for the host: feeds the watchdog, and shows it.
-    fn feed(&self, working: bool);
+    fn feed(&self, _working: bool) {}
     /// How the board is.
     fn health(&self) -> Health {
         Health::default()
     }
-    /// Sends frames over the line, whatever was going on there: the machine stops after this.
-    fn last_words(&self, frames: &[u8]);
     /// Begins anew.
     fn reset(&self) -> !;
 }
@@ -93,7 +87,7 @@ pub struct MemoryMap {
     /// One past the last byte of memory that follows the firmware.
     pub memory_end: u64,
     /// Everything else: devices, and memory below the firmware that is written to.
-    pub others: [Option<Region>; 8],
+    pub others: &'static [Region],
 }
 
 /// What the main function gets.
@@ -171,76 +165,15 @@ pub fn unmask_interrupts() {
     DAIF.set(0x340);
 }
 
-/// Lets cores go that wait in the loader's stub, which looks at a word for each from `spin_table` up, and those parked by `start`.
-pub fn release_spinning(entry: u64, release: &AtomicU64, spin_table: usize) {
-    release.store(entry, Ordering::SeqCst);
-    // They look with caches off.
-    flush(core::ptr::from_ref(release).addr(), size_of::<u64>());
-    for core in 1..CORES {
-        let word: *mut u64 = core::ptr::with_exposed_provenance_mut(spin_table + 8 * core);
-        // SAFETY: the board maps the stub's page as data, and nothing but the stub uses it.
-        unsafe { word.write_volatile(entry) };
-    }
-    flush(spin_table, 8 * CORES);
-    aarch64_cpu::asm::sev();
-}
-
 /// Has Trusted Firmware (PSCI, by SMC) start the core of this affinity at `entry`.
 pub fn power_on(affinity: u64, entry: u64) {
     // A machine with fewer cores refuses those it has not.
     let _ = smccc::psci::cpu_on::<smccc::Smc>(affinity, entry, 0);
 }
 
-/// What a Raspberry Pi's video core knows of the chip.
-pub fn health_of<R: Registers, S: Shared>(video: &mut Mailbox<R, S>) -> Health {
-    Health {
-        millicelsius: video.temperature().ok().and_then(|t| i32::try_from(t).ok()),
-        core_hz: video.clock_hz(Clock::Arm).ok().map(u64::from),
-        throttled: video.throttled().ok(),
-    }
-}
-
 /// Lets the counter send this core an event every few milliseconds, so that no wait for an event is for ever.
 fn start_events() {
     CNTKCTL_EL1.write(CNTKCTL_EL1::EVNTEN::SET + CNTKCTL_EL1::EVNTI.val(EVENT_BIT));
-}
-
-/// Memory that a master without a view of the caches reads and writes: requests to a Raspberry Pi's video core.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct SharedWords {
-    words: [AtomicU32; WORDS],
-    alias: u32,
-}
-
-impl SharedWords {
-    /// The master finds memory at `alias` and up.
-    pub const fn new(alias: u32) -> Self {
-        Self { words: [const { AtomicU32::new(0) }; WORDS], alias }
-    }
-
-    fn flush(&self) {
-        flush(self.words.as_ptr().addr(), size_of_val(&self.words));
-    }
-}
-
-impl Shared for &SharedWords {
-    fn address(&self) -> u32 {
-        self.words.as_ptr().addr() as u32 | self.alias
-    }
-
-    fn put(&mut self, words: &[u32; WORDS]) {
-        for (to, from) in self.words.iter().zip(words) {
-            to.store(*from, Ordering::Relaxed);
-        }
-        self.flush();
-    }
-
-    fn get(&mut self) -> [u32; WORDS] {
-        // Lines that were fetched while the answer was written are dropped; none is dirty.
-        self.flush();
-        self.words.each_ref().map(|word| word.load(Ordering::Relaxed))
-    }
 }
 
 /// Writes the cache lines of `bytes` back to memory and drops them, for masters that do not see caches.
@@ -275,7 +208,7 @@ fn map(others: &MemoryMap) -> Result<Region, Error> {
     tables.map(&Region::new(fault_stacks, end, Kind::Data))?;
     let lent = Region::new(end, others.memory_end / PAGE * PAGE, Kind::Data);
     tables.map(&lent)?;
-    for region in others.others.iter().flatten() {
+    for region in others.others {
         tables.map(region)?;
     }
     let root = tables.root();
@@ -294,6 +227,7 @@ extern "C" fn bourn_start(device_tree: usize, start_ticks: u64) -> ! {
     let map_of_board = board.memory(device_tree);
     let mapped = map(&map_of_board);
     board.start();
+    board.interrupts().start();
     let lent = match mapped {
         Ok(lent) => lent,
         Err(error) => panic!("{error}"),
@@ -360,7 +294,7 @@ extern "C" fn bourn_core(core: usize) {
     if core < CORES {
         start_events();
         note_features(core);
-        board().core_started(core);
+        board().interrupts().start_core(core);
         CREW.serve(core);
     }
 }

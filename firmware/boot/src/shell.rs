@@ -32,20 +32,7 @@ const WINDOW: u8 = 8;
 pub type BoardLine<P> = Line<P, LINE_BYTES>;
 
 /// Clock, health and log of this machine.
-struct Machine {
-    waiting: &'static dyn Waiting,
-}
-
-/// Whether something came over the line.
-trait Waiting {
-    fn is_empty(&self) -> bool;
-}
-
-impl<P: Port, const N: usize> Waiting for Line<P, N> {
-    fn is_empty(&self) -> bool {
-        self.waiting() == 0
-    }
-}
+struct Machine;
 
 impl Board for Machine {
     fn now_us(&self) -> u64 {
@@ -54,7 +41,7 @@ impl Board for Machine {
 
     fn idle(&mut self) {
         platform::idle();
-        if self.waiting.is_empty() {
+        if platform::board().line().waiting() == 0 {
             // An interrupt ends this, and so does the counter after a few milliseconds.
             aarch64_cpu::asm::wfe();
         }
@@ -123,7 +110,7 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
         name,
         firmware: env!("CARGO_PKG_VERSION"),
         build,
-        board: Machine { waiting: line },
+        board: Machine,
         serial: end,
         card,
         tiers: &tiers[..n_tiers],

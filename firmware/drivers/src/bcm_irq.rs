@@ -2,6 +2,7 @@
 //!
 //! Source: BCM2835 ARM Peripherals, 7; BCM2836 ARM-local peripherals (QA7), 4.8.
 
+use crate::interrupts::Interrupts;
 use crate::registers::Registers;
 
 const PENDING_1: usize = 0x204;
@@ -13,55 +14,44 @@ const MAILBOX_CONTROL: usize = 0x50;
 const MAILBOX_SET: usize = 0x80;
 const MAILBOX_CLEAR: usize = 0xc0;
 
-/// The controller of devices; its interrupts go to the first core.
+/// The controller of devices, whose interrupts go to the first core, and mailbox 0 of each core, as an interrupt from core to core.
 #[derive(Clone, Copy, Debug)]
-pub struct Devices<R> {
-    registers: R,
+pub struct BcmIrq<D, C> {
+    devices: D,
+    cores: C,
+    line: u32,
 }
 
-impl<R: Registers> Devices<R> {
-    /// On the registers of the interrupt block, 0xb000 from the start of the peripherals.
-    pub const fn new(registers: R) -> Self {
-        Self { registers }
-    }
-
-    /// Lets interrupt `n` (0 to 63) through.
-    pub fn enable(&self, n: u32) {
-        let at = if n < 32 { ENABLE_1 } else { ENABLE_2 };
-        self.registers.write(at, 1 << (n % 32));
-    }
-
-    /// Whether interrupt `n` is due.
-    pub fn is_pending(&self, n: u32) -> bool {
-        let at = if n < 32 { PENDING_1 } else { PENDING_2 };
-        self.registers.read(at) >> (n % 32) & 1 != 0
+impl<D, C> BcmIrq<D, C> {
+    /// On the registers of the interrupt block, 0xb000 from the start of the peripherals, and of the Arm block; `line` is the serial
+    /// line's interrupt, 0 to 63.
+    pub const fn new(devices: D, cores: C, line: u32) -> Self {
+        Self { devices, cores, line }
     }
 }
 
-/// Mailbox 0 of each core, as an interrupt from core to core.
-#[derive(Clone, Copy, Debug)]
-pub struct Cores<R> {
-    registers: R,
-}
-
-impl<R: Registers> Cores<R> {
-    /// On the registers of the Arm block.
-    pub const fn new(registers: R) -> Self {
-        Self { registers }
+impl<D: Registers, C: Registers> Interrupts for BcmIrq<D, C> {
+    fn start(&self) {
+        let at = if self.line < 32 { ENABLE_1 } else { ENABLE_2 };
+        self.devices.write(at, 1 << (self.line % 32));
     }
 
-    /// Lets the interrupts through to core `core`.
-    pub fn enable(&self, core: usize) {
-        self.registers.write(MAILBOX_CONTROL + 4 * core, 1);
+    fn start_core(&self, core: usize) {
+        self.cores.write(MAILBOX_CONTROL + 4 * core, 1);
     }
 
-    /// Interrupts core `core`.
-    pub fn wake(&self, core: usize) {
-        self.registers.write(MAILBOX_SET + 16 * core, 1);
+    fn serve(&self, line: &mut dyn FnMut()) {
+        let at = if self.line < 32 { PENDING_1 } else { PENDING_2 };
+        if self.devices.read(at) >> (self.line % 32) & 1 != 0 {
+            line();
+        }
     }
 
-    /// Takes the interrupt of core `core` back.
-    pub fn clear(&self, core: usize) {
-        self.registers.write(MAILBOX_CLEAR + 16 * core, u32::MAX);
+    fn wake(&self, core: usize) {
+        self.cores.write(MAILBOX_SET + 16 * core, 1);
+    }
+
+    fn slept(&self, core: usize) {
+        self.cores.write(MAILBOX_CLEAR + 16 * core, u32::MAX);
     }
 }

@@ -159,6 +159,12 @@ impl<R: Registers, S: Shared> Mailbox<R, S> {
         self.property(0x0003_0002, &[clock as u32, 0, 0]).map(|answer| answer[1])
     }
 
+    /// A clock's rate, in Hz, or `default` where the video core does not say one of at least `least`: QEMU's says of some that they are
+    /// too slow for anything.
+    pub fn clock_hz_or(&mut self, clock: Clock, least: u32, default: u32) -> u32 {
+        self.clock_hz(clock).ok().filter(|hz| *hz >= least).unwrap_or(default)
+    }
+
     /// The fastest that a clock may be.
     ///
     /// # Errors

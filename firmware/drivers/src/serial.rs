@@ -17,6 +17,16 @@ pub trait Port {
     fn acknowledge(&self);
 }
 
+/// A line, whatever its port.
+pub trait Wire {
+    /// Called by the line's interrupt: takes what came.
+    fn interrupt(&self);
+    /// Bytes that wait to be read.
+    fn waiting(&self) -> usize;
+    /// Sends all of `bytes`, waiting for room.
+    fn send(&self, bytes: &[u8]);
+}
+
 /// Bytes that came: one writer (the interrupt), one reader.
 #[derive(Debug)]
 struct Ring<const N: usize> {
@@ -47,26 +57,6 @@ impl<P: Port, const N: usize> Line<P, N> {
         &self.port
     }
 
-    /// Called by the line's interrupt: takes what came.
-    pub fn interrupt(&self) {
-        self.port.acknowledge();
-        while let Some(byte) = self.port.receive() {
-            let ring = &self.ring;
-            let written = ring.written.load(Ordering::Relaxed);
-            if written.wrapping_sub(ring.read.load(Ordering::Acquire)) == N {
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                continue;
-            }
-            ring.bytes[written % N].store(byte, Ordering::Relaxed);
-            ring.written.store(written.wrapping_add(1), Ordering::Release);
-        }
-    }
-
-    /// Bytes that wait to be read.
-    pub fn waiting(&self) -> usize {
-        self.ring.written.load(Ordering::Acquire).wrapping_sub(self.ring.read.load(Ordering::Relaxed))
-    }
-
     /// Bytes lost because the ring was full.
     pub fn lost(&self) -> u32 {
         self.lost.load(Ordering::Relaxed)
@@ -81,9 +71,28 @@ impl<P: Port, const N: usize> Line<P, N> {
         self.ring.read.store(read.wrapping_add(1), Ordering::Release);
         Some(byte)
     }
+}
 
-    /// Sends all of `bytes`, waiting for room.
-    pub fn send(&self, bytes: &[u8]) {
+impl<P: Port, const N: usize> Wire for Line<P, N> {
+    fn interrupt(&self) {
+        self.port.acknowledge();
+        while let Some(byte) = self.port.receive() {
+            let ring = &self.ring;
+            let written = ring.written.load(Ordering::Relaxed);
+            if written.wrapping_sub(ring.read.load(Ordering::Acquire)) == N {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            ring.bytes[written % N].store(byte, Ordering::Relaxed);
+            ring.written.store(written.wrapping_add(1), Ordering::Release);
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.ring.written.load(Ordering::Acquire).wrapping_sub(self.ring.read.load(Ordering::Relaxed))
+    }
+
+    fn send(&self, bytes: &[u8]) {
         for &byte in bytes {
             while !self.port.send(byte) {
                 core::hint::spin_loop();
