@@ -7,9 +7,10 @@ mod support;
 use bourn_app::{Trouble, card::Contents, slots};
 use bourn_protocol::client::Stage;
 use bourn_protocol::message::{From, Load, Why};
+use bourn_protocol::port::greedy;
 use bourn_protocol::{Client, Error};
 use std::ops::ControlFlow;
-use support::{Card, HostEnd, HostError, Noise, Random, SLOTS, Setup, fixture, generate, partitioned, slotted, with_board};
+use support::{Card, HostEnd, HostError, Noise, Random, SLOTS, Setup, fixture, partitioned, slotted, with_board};
 
 const IDS: [u32; 8] = [5, 72, 139, 206, 2, 69, 136, 203];
 const GO_ON: fn(u64, u64) -> ControlFlow<()> = |_, _| ControlFlow::Continue(());
@@ -38,7 +39,7 @@ fn a_thousand_broken_frames_never_wedge_either_side() {
     let clean = |image: &[u8]| {
         with_board(Some(slotted(image)), &setup, |client, _| {
             client.hello(1, &mut |_| {}).unwrap();
-            generate(client, &IDS, 24).unwrap()
+            greedy(client, &IDS, 24).unwrap()
         })
         .0
     };
@@ -52,9 +53,9 @@ fn a_thousand_broken_frames_never_wedge_either_side() {
                 break;
             }
             // Another prompt in between, so that nothing is known already.
-            generate(client, &IDS[..3], 2).unwrap();
+            greedy(client, &IDS[..3], 2).unwrap();
             let image = round % 2;
-            let (written, done, sum) = generate(client, &IDS, 24).unwrap();
+            let (written, done, sum) = greedy(client, &IDS, 24).unwrap();
             assert_eq!((&written, done.tokens, sum), (&want[image].0, 24, want[image].2), "round {round}");
             slot = 1 - slot;
             assert_eq!(flash(client, if image == 0 { &new } else { &old }).unwrap(), slot);
@@ -111,7 +112,7 @@ fn a_thousand_power_cuts_during_an_update_leave_the_old_image_or_the_new() {
             // The board itself: it opens what is there, and the next update succeeds.
             let (slot, _) = with_board(Some(card.clone()), &setup, |client, _| {
                 client.hello(2, &mut |_| {}).unwrap();
-                generate(client, &IDS, 2).unwrap();
+                greedy(client, &IDS, 2).unwrap();
                 flash(client, &new).unwrap()
             });
             assert!(slot < 2 && boots(&card, &[&old, &new]) == 1, "cut {cut}");
@@ -144,12 +145,12 @@ fn an_image_is_found_on_fat32_if_it_lies_in_one_piece() {
     let card = Card::of(fat32("smollm2-135m.bourn", &image));
     with_board(Some(card.clone()), &Setup::default(), |client, _| {
         client.hello(1, &mut |_| {}).unwrap();
-        generate(client, &IDS, 4).unwrap();
+        greedy(client, &IDS, 4).unwrap();
         // There are no slots.
         let refused = flash(client, &image);
         assert!(matches!(&refused, Err(Error::Refused { why: Why::Update, text }) if text.contains("no slots")), "{refused:?}");
         // And what was open is open again.
-        generate(client, &IDS, 4).unwrap();
+        greedy(client, &IDS, 4).unwrap();
     });
     // The chain turns away in the middle.
     let place = Contents::read(&card).unwrap().places(&card, From::File).unwrap()[0];
@@ -170,7 +171,7 @@ fn two_hundred_damaged_cards_are_reported_and_never_write_a_wrong_token() {
     let setup = Setup { ram: 8 << 20, ..Setup::default() };
     let want = with_board(Some(Card::of(cards[0].clone())), &setup, |client, _| {
         client.hello(1, &mut |_| {}).unwrap();
-        generate(client, &IDS, 4).unwrap()
+        greedy(client, &IDS, 4).unwrap()
     })
     .0;
     let mut random = Random(77);
@@ -199,7 +200,7 @@ fn two_hundred_damaged_cards_are_reported_and_never_write_a_wrong_token() {
                 let load = Load { weights: bourn_protocol::message::Weights::Paged, ..Load::default() };
                 client.load(load, &mut GO_ON.clone())?;
             }
-            generate(client, &IDS, 4)
+            greedy(client, &IDS, 4)
         });
         match result {
             Ok((written, _, sum)) => {
@@ -228,16 +229,16 @@ fn a_card_that_fails_now_and_then_is_read_again() {
         client.hello(1, &mut |_| {}).unwrap();
         let paged = Load { weights: bourn_protocol::message::Weights::Paged, ..Load::default() };
         client.load(paged, &mut GO_ON.clone()).unwrap();
-        let (want, ..) = generate(client, &IDS, 4).unwrap();
+        let (want, ..) = greedy(client, &IDS, 4).unwrap();
         for _ in 0..8 {
             card.state().failing_reads = 2;
-            assert_eq!(generate(client, &IDS, 4).unwrap().0, want);
+            assert_eq!(greedy(client, &IDS, 4).unwrap().0, want);
         }
         card.state().failing_reads = u32::MAX;
-        let dead = generate(client, &IDS[..2], 4);
+        let dead = greedy(client, &IDS[..2], 4);
         assert!(matches!(dead, Err(Error::Refused { why: Why::Card, .. })), "{dead:?}");
         card.state().failing_reads = 0;
-        assert_eq!(generate(client, &IDS, 4).unwrap().0, want);
+        assert_eq!(greedy(client, &IDS, 4).unwrap().0, want);
     });
 }
 

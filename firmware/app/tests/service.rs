@@ -3,9 +3,10 @@
 mod support;
 
 use bourn::{GenerateOptions, Model, OpenOptions, SessionOptions, Threads};
-use bourn_protocol::message::{Answer, Finish, From, Hello, Load, Outcome, Part, Request, Weights, Why};
+use bourn_protocol::message::{Answer, Finish, Form, From, Generate, Hello, Load, Outcome, Part, Request, Weights, Why};
+use bourn_protocol::port::{Written, greedy, prompt_of};
 use std::ops::ControlFlow;
-use support::{Setup, Written, fixture, generate, greedy, prompt, slotted, with_board};
+use support::{Setup, fixture, slotted, with_board};
 
 const IDS: [u32; 12] = [5, 72, 139, 206, 2, 69, 136, 203, 270, 66, 133, 200];
 
@@ -38,12 +39,12 @@ fn the_board_writes_what_this_machine_writes_resident_and_paged() {
             let mut sums = Vec::new();
             for weights in [Weights::Resident, Weights::Paged] {
                 client.load(Load { weights, ..Load::default() }, &mut |_, _| ControlFlow::Continue(())).unwrap();
-                let (written, done, sum) = generate(client, &ids, 16).unwrap();
+                let (written, done, sum) = greedy(client, &ids, 16).unwrap();
                 assert_eq!(written, want, "{name} {weights:?}");
                 assert_eq!((done.finish, done.prompt_tokens, done.tokens), (Finish::Length, 12, 16));
                 sums.push(sum);
                 // Once more: the prompt is known but for its last token.
-                let (again, done, again_sum) = generate(client, &ids, 16).unwrap();
+                let (again, done, again_sum) = greedy(client, &ids, 16).unwrap();
                 assert_eq!((again, again_sum, done.reused_tokens), (want.clone(), sum, 11));
             }
             assert_eq!(sums[0], sums[1], "{name}: paged and resident differ");
@@ -107,13 +108,13 @@ fn a_generation_is_cancelled_and_the_next_goes_on() {
         let mut written = Written::default();
         let mut looks = 0;
         let done = client
-            .generate(&prompt(&IDS), &greedy(0), &mut written, &mut || {
+            .generate(&prompt_of(&IDS), &Generate::greedy(Form::Ids, 0), &mut written, &mut || {
                 looks += 1;
                 looks > 3
             })
             .unwrap();
         assert_eq!(done.finish, Finish::Cancelled);
-        let (again, done, _) = generate(client, &IDS, 4).unwrap();
+        let (again, done, _) = greedy(client, &IDS, 4).unwrap();
         assert_eq!(done.tokens, 4);
         assert!(written.ids.starts_with(&again.ids) || again.ids.starts_with(&written.ids));
     });
@@ -129,20 +130,20 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
     };
     with_board(None, &Setup::default(), |client, _| {
         client.hello(1, &mut |_| {}).unwrap();
-        refused(generate(client, &IDS, 4).map(|_| ()), Why::NoModel, "no card");
+        refused(greedy(client, &IDS, 4).map(|_| ()), Why::NoModel, "no card");
     });
     let card = slotted(&std::fs::read(fixture("v1-q4.bourn")).unwrap());
     with_board(Some(card.clone()), &Setup { ram: 100_000, ..Setup::default() }, |client, _| {
         client.hello(1, &mut |_| {}).unwrap();
-        refused(generate(client, &IDS, 4).map(|_| ()), Why::NoModel, "memory too small");
+        refused(greedy(client, &IDS, 4).map(|_| ()), Why::NoModel, "memory too small");
     });
     with_board(Some(card), &Setup::default(), |client, _| {
         client.hello(1, &mut |_| {}).unwrap();
-        refused(generate(client, &[1, u32::MAX], 4).map(|_| ()), Why::Prompt, "token id");
-        refused(generate(client, &[], 4).map(|_| ()), Why::Prompt, "need at least 1");
-        let mut hot = greedy(4);
+        refused(greedy(client, &[1, u32::MAX], 4).map(|_| ()), Why::Prompt, "token id");
+        refused(greedy(client, &[], 4).map(|_| ()), Why::Prompt, "need at least 1");
+        let mut hot = Generate::greedy(Form::Ids, 4);
         hot.temperature = -1.0;
-        let bad = client.generate(&prompt(&IDS), &hot, &mut Written::default(), &mut || false);
+        let bad = client.generate(&prompt_of(&IDS), &hot, &mut Written::default(), &mut || false);
         refused(bad.map(|_| ()), Why::Option, "temperature");
         let load = Load { from: From::File, ..Load::default() };
         let missing = client.load(load, &mut |_, _| ControlFlow::Continue(()));

@@ -4,7 +4,7 @@
 
 use crate::Error;
 use crate::frame::{CHUNK, Channel, Faults, MAX_WIRE, Receiver, VERSION, encode};
-use crate::message::{Answer, Done, Generate, Hello, Load, Part, Request, answer_crc, prompt_crc};
+use crate::message::{Answer, Done, Generate, Hello, Load, Part, Request, prompt_crc};
 use core::ops::ControlFlow;
 use heapless::{Deque, String};
 
@@ -421,30 +421,8 @@ impl<T: Transport> Client<T> {
 pub trait Answered {
     /// A token's id and text; without an id more text of the token before.
     fn piece(&mut self, id: Option<u32>, text: &[u8]);
-    /// CRC-32 of all ids, then all text ([`answer_crc`]).
+    /// CRC-32 of all ids, then all text ([`crate::message::answer_crc`]).
     fn crc(&self) -> u32;
-}
-
-/// An answer in fixed room; what does not fit is not kept, and shows as [`Error::Garbled`].
-#[derive(Clone, Debug, Default)]
-pub struct Kept<const TOKENS: usize, const TEXT: usize> {
-    /// Ids.
-    pub ids: heapless::Vec<u32, TOKENS>,
-    /// Text.
-    pub text: heapless::Vec<u8, TEXT>,
-}
-
-impl<const TOKENS: usize, const TEXT: usize> Answered for Kept<TOKENS, TEXT> {
-    fn piece(&mut self, id: Option<u32>, text: &[u8]) {
-        if let Some(id) = id {
-            let _ = self.ids.push(id);
-        }
-        let _ = self.text.extend_from_slice(text);
-    }
-
-    fn crc(&self) -> u32 {
-        answer_crc(self.ids.iter().copied(), &self.text)
-    }
 }
 
 /// What an update is doing.

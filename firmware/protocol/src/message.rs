@@ -158,6 +158,26 @@ pub struct Generate {
     pub sum: bool,
 }
 
+impl Generate {
+    /// Always the most likely token, `n` of them whatever they are, and a checksum of the logits: by what machines are compared.
+    pub const fn greedy(form: Form, n: u32) -> Self {
+        Self {
+            prompt_bytes: 0,
+            prompt_crc: 0,
+            form,
+            max_tokens: n,
+            temperature: 0.0,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            seed: 0,
+            ignore_eos: true,
+            sum: true,
+        }
+    }
+}
+
 /// A text of the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Part {

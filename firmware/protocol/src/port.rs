@@ -1,6 +1,7 @@
 //! Lines of an operating system: a serial port, a TCP or Unix socket (an emulator's, a simulated board's).
 
-use crate::client::Transport;
+use crate::client::{Client, Transport};
+use crate::message::{Answer, Done, Form, Generate, Request};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::fs::{Mode, OFlags};
@@ -170,4 +171,23 @@ impl crate::client::Answered for Written {
     fn crc(&self) -> u32 {
         crate::message::answer_crc(self.ids.iter().copied(), &self.text)
     }
+}
+
+/// Ids as a prompt.
+pub fn prompt_of(ids: &[u32]) -> std::vec::Vec<u8> {
+    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
+}
+
+/// `n` tokens after a prompt of ids, by [`Generate::greedy`]; how it went, and the checksum of their logits.
+///
+/// # Errors
+/// As [`Client::generate`].
+pub fn greedy<T: Transport>(client: &mut Client<T>, ids: &[u32], n: u32) -> Result<(Written, Done, u64), crate::Error<T::Error>> {
+    let mut written = Written::default();
+    let done = client.generate(&prompt_of(ids), &Generate::greedy(Form::Ids, n), &mut written, &mut || false)?;
+    let sum = client.ask("sum", &Request::Sum, &mut |answer| match answer {
+        Answer::Sum { sum, .. } => Some(*sum),
+        _ => None,
+    })?;
+    Ok((written, done, sum))
 }

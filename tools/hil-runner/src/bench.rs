@@ -102,12 +102,16 @@ impl Emulator {
         while !socket.exists() {
             let ended = emulator.child.try_wait()?;
             if ended.is_some() || start.elapsed() >= START {
-                let said = std::fs::read_to_string(emulator.folder.path().join("said")).unwrap_or_default();
-                bail!("the emulator did not start: {}", said.trim());
+                bail!("the emulator did not start: {}", emulator.said().trim());
             }
             std::thread::sleep(Duration::from_millis(20));
         }
         Ok(emulator)
+    }
+
+    /// What QEMU has said: its plugins' words too.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("said")).unwrap_or_default()
     }
 
     /// The way to it.
@@ -124,7 +128,8 @@ pub struct Bench {
     /// What it calls itself, and its firmware's version.
     pub name: String,
     build: Build,
-    log: Option<Log>,
+    /// What reads its log.
+    pub log: Option<Log>,
     text: bool,
     /// Whether what it says is shown at once.
     pub loud: bool,
@@ -132,7 +137,8 @@ pub struct Bench {
     lines: usize,
     /// Frames that were not understood but for the first, which may have begun before we listened.
     strange: usize,
-    _emulator: Option<Emulator>,
+    /// Where it is, if it is emulated.
+    pub emulator: Option<Emulator>,
 }
 
 impl Bench {
@@ -153,7 +159,7 @@ impl Bench {
             heard: Vec::new(),
             lines: 0,
             strange: 0,
-            _emulator: emulator,
+            emulator,
         };
         bench.hello().with_context(|| line.to_string())?;
         Ok(bench)

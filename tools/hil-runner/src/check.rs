@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use anyhow::{Context, Result, anyhow, ensure};
 use bourn_protocol::client::Transport;
 use bourn_protocol::frame::{MAX_WIRE, encode};
-use bourn_protocol::message::{Answer, Form, Generate, Load, Outcome, Request, Stats, Weights};
-use bourn_protocol::port::Written;
+use bourn_protocol::message::{Answer, Load, Outcome, Request, Stats, Weights};
+use bourn_protocol::port::{Written, greedy};
 use bourn_protocol::{Client, Error};
 
 /// A prompt in ids that every golden model has.
@@ -64,29 +64,9 @@ pub fn self_test<T: Transport<Error: std::fmt::Display>>(client: &mut Client<T>,
 pub fn written<T: Transport<Error: std::fmt::Display>>(client: &mut Client<T>, weights: Weights) -> Result<(Written, u64)> {
     let load = Load { weights, ..Load::default() };
     said(client.load(load, &mut |_, _| ControlFlow::Continue(())))?;
-    let prompt: Vec<u8> = PROMPT.iter().flat_map(|id| id.to_le_bytes()).collect();
-    let options = Generate {
-        prompt_bytes: 0,
-        prompt_crc: 0,
-        form: Form::Ids,
-        max_tokens: TOKENS,
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        seed: 0,
-        ignore_eos: true,
-        sum: true,
-    };
-    let mut written = Written::default();
-    said(client.generate(&prompt, &options, &mut written, &mut || false))?;
-    let sum = said(client.ask("sum", &Request::Sum, &mut |answer| match answer {
-        Answer::Sum { rows, sum } => Some((*rows, *sum)),
-        _ => None,
-    }))?;
-    ensure!(sum.0 == TOKENS, "need {TOKENS} rows of logits, found {}", sum.0);
-    Ok((written, sum.1))
+    let (written, done, sum) = said(greedy(client, &PROMPT, TOKENS))?;
+    ensure!(done.tokens == TOKENS, "need {TOKENS} tokens, found {}", done.tokens);
+    Ok((written, sum))
 }
 
 /// Weights read from the card for every token make the text and the logits that weights in memory make.

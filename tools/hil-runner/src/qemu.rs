@@ -25,6 +25,8 @@ pub struct Machine {
     pub serial: String,
     /// The line is the mini-UART.
     pub mini_uart: bool,
+    /// Further words for QEMU.
+    pub extra: Vec<String>,
 }
 
 impl Machine {
@@ -37,6 +39,7 @@ impl Machine {
             memory_mib: 1024,
             serial: "stdio".to_owned(),
             mini_uart: false,
+            extra: Vec::new(),
         }
     }
 
@@ -85,7 +88,7 @@ impl Machine {
         if self.mini_uart {
             command.args(["-serial", "null"]);
         }
-        command.args(["-serial", &self.serial]);
+        command.args(["-serial", &self.serial]).args(&self.extra);
         Ok(command)
     }
 }

@@ -1,8 +1,6 @@
 //! A board's firmware in QEMU: `cargo xtask emulate BOARD CARD`. How QEMU is told: `bourn_hil_runner::qemu`.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use bourn_hil_runner::card;
@@ -10,23 +8,6 @@ use bourn_hil_runner::qemu::{self, Machine, serial};
 
 use crate::cross::apt_install;
 use crate::process::{root, run, target_dir};
-
-/// QEMU with a card in it, started from the kernel that is on the card; and a copy of that kernel, to be removed afterwards.
-///
-/// # Errors
-/// If there is no emulator for the board, or no kernel on the card.
-pub(crate) fn command(machine: &Machine, card: &Path) -> Result<(Command, PathBuf)> {
-    let qemu = qemu()?;
-    // Several may run at a time.
-    static STARTED: AtomicU32 = AtomicU32::new(0);
-    let n = STARTED.fetch_add(1, Ordering::Relaxed);
-    let kernel = target_dir().join(format!("emulate-{}-{n}.img", std::process::id()));
-    std::fs::create_dir_all(target_dir())?;
-    std::fs::write(&kernel, card::read(card, "kernel8.img")?)?;
-    let mut command = machine.command(&qemu, &kernel, card)?;
-    command.current_dir(root());
-    Ok((command, kernel))
-}
 
 /// QEMU for whole machines, installed where that is possible.
 ///
@@ -58,9 +39,11 @@ pub(crate) fn emulate(args: &[&str]) -> Result<()> {
             _ => bail!("emulate has no option {arg}"),
         }
     }
-    let here = std::env::current_dir()?;
-    let (mut command, kernel) = command(&machine, &here.join(card))?;
-    let ran = run(&mut command);
+    let card = std::path::absolute(card)?;
+    let kernel = target_dir().join(format!("emulate-{}.img", std::process::id()));
+    std::fs::create_dir_all(target_dir())?;
+    std::fs::write(&kernel, card::read(&card, "kernel8.img")?)?;
+    let ran = run(machine.command(&qemu()?, &kernel, &card)?.current_dir(root()));
     std::fs::remove_file(kernel)?;
     ran
 }

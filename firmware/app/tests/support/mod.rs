@@ -6,9 +6,9 @@
 use bourn_app::{Board, Exit, Memory, Parts};
 use bourn_core::Candidate;
 use bourn_kernels::OneCore;
-use bourn_protocol::client::{Answered, Patience, Transport};
-use bourn_protocol::message::{Build, Done, Form, Generate};
-use bourn_protocol::{Client, message};
+use bourn_protocol::Client;
+use bourn_protocol::client::{Patience, Transport};
+use bourn_protocol::message::Build;
 use embedded_io::{ErrorType, Read, ReadReady, Write};
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
 use std::collections::VecDeque;
@@ -450,56 +450,4 @@ fn run_board(card: Option<Card>, setup: &Setup, line: &Line) -> Exit {
     bourn_app::run(parts).0
 }
 
-/// Greedy, `n` tokens, with a checksum of the logits.
-pub fn greedy(n: u32) -> Generate {
-    Generate {
-        prompt_bytes: 0,
-        prompt_crc: 0,
-        form: Form::Ids,
-        max_tokens: n,
-        temperature: 0.0,
-        top_k: 0,
-        top_p: 1.0,
-        min_p: 0.0,
-        repetition_penalty: 1.0,
-        seed: 0,
-        ignore_eos: true,
-        sum: true,
-    }
-}
-
-/// Ids as a prompt.
-pub fn prompt(ids: &[u32]) -> Vec<u8> {
-    ids.iter().flat_map(|id| id.to_le_bytes()).collect()
-}
-
-/// An answer put together.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    pub ids: Vec<u32>,
-    pub text: Vec<u8>,
-}
-
-impl Answered for Written {
-    fn piece(&mut self, id: Option<u32>, text: &[u8]) {
-        self.ids.extend(id);
-        self.text.extend_from_slice(text);
-    }
-
-    fn crc(&self) -> u32 {
-        message::answer_crc(self.ids.iter().copied(), &self.text)
-    }
-}
-
 pub type HostError = bourn_protocol::Error<Gone>;
-
-/// Generates and reads the checksum of the logits.
-pub fn generate(client: &mut Client<HostEnd>, ids: &[u32], n: u32) -> Result<(Written, Done, u64), HostError> {
-    let mut written = Written::default();
-    let done = client.generate(&prompt(ids), &greedy(n), &mut written, &mut || false)?;
-    let sum = client.ask("sum", &message::Request::Sum, &mut |answer| match answer {
-        message::Answer::Sum { sum, .. } => Some(*sum),
-        _ => None,
-    })?;
-    Ok((written, done, sum))
-}

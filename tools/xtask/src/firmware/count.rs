@@ -1,15 +1,12 @@
 //! Instructions of each core while text is written: one core alone, and four.
 
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use bourn_hil_runner::qemu::Machine;
 use object::{Object as _, ObjectSymbol as _};
 
-use super::emulated::Emulated;
-use super::prove::machine;
-use super::{TARGET, board};
+use super::prove::{Card, machine};
 use crate::arm_cost::counter::header;
 use crate::process::{command, root, run, target_dir};
 
@@ -40,14 +37,13 @@ impl Counted {
 ///
 /// # Errors
 /// If the plugin cannot be compiled, or four cores do not help enough.
-pub(super) fn cores(card: &Path, tokens: u32) -> Result<()> {
+pub(super) fn cores(card: &Card, tokens: u32) -> Result<()> {
     let plugin = plugin()?;
-    let elf = target_dir().join("cross").join(TARGET).join("firmware").join(board("qemu-virt")?.program);
-    let words = format!("{},{}", plugin.display(), addresses(&std::fs::read(elf)?)?);
+    let words = format!("{},{}", plugin.display(), addresses(&std::fs::read(&card.firmware.elf)?)?);
     let mut found = Vec::new();
     for n in [1, 4] {
-        let machine = Machine { cores: n, ..machine("qemu-virt", "cortex-a53") };
-        let counted = counted(&machine, card, tokens, &["-plugin".to_owned(), words.clone()])?;
+        let extra = vec!["-plugin".to_owned(), words.clone()];
+        let counted = counted(&Machine { cores: n, extra, ..machine("qemu-virt", "cortex-a53") }, card, tokens)?;
         let shown: Vec<String> = counted.cores.iter().map(|n| format!("{:.2}", n / 1e6)).collect();
         eprintln!("{n} cores, millions of instructions per token: {}; longest way {:.2}", shown.join(" + "), counted.way() / 1e6);
         found.push(counted);
@@ -61,14 +57,11 @@ pub(super) fn cores(card: &Path, tokens: u32) -> Result<()> {
 }
 
 /// Writes text on a machine that counts.
-fn counted(machine: &Machine, card: &Path, tokens: u32, extra: &[String]) -> Result<Counted> {
-    let log = target_dir().join(format!("cores-{}.txt", std::process::id()));
-    let mut running = Emulated::start(machine, card, extra, Some(&log))?;
+fn counted(machine: &Machine, card: &Card, tokens: u32) -> Result<Counted> {
+    let mut running = card.start(machine)?;
     running.wait_for_model()?;
-    let (written, _) = running.write(super::prove::PROMPT, tokens).map_err(anyhow::Error::msg)?;
-    drop(running);
-    let text = std::fs::read_to_string(&log)?;
-    std::fs::remove_file(log)?;
+    let (written, _) = running.write(super::prove::PROMPT, tokens)?;
+    let text = running.said();
     let marks: Vec<Vec<f64>> = text
         .lines()
         .filter_map(|line| line.strip_prefix("mark "))

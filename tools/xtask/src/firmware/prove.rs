@@ -13,7 +13,7 @@ use bourn_hil_runner::qemu::Machine;
 use bourn_protocol::message::{From, Load, Weights};
 
 use super::emulated::{Emulated, Written};
-use super::{board, build, count};
+use super::{Firmware, board, build, count};
 use crate::emulate::qemu;
 use crate::process::{cargo, output, root, target_dir};
 
@@ -50,7 +50,7 @@ pub(crate) fn prove(args: &[&str]) -> Result<()> {
     let images = if models.is_empty() { &golden } else { &models };
     if counted {
         let image = images.first().context("no image")?;
-        return count::cores(&Card::new("qemu-virt", Some(image))?.path, tokens.max(24));
+        return count::cores(&Card::new("qemu-virt", Some(image))?, tokens.max(24));
     }
     for image in images {
         let want = desktop(image, tokens)?;
@@ -62,9 +62,9 @@ pub(crate) fn prove(args: &[&str]) -> Result<()> {
             }
             let card = Card::new(name, Some(image))?;
             eprintln!("-- {name} {cpu}: {}", image.display());
-            let mut running = Emulated::start(&machine, &card.path, &[], None)?;
+            let mut running = card.start(&machine)?;
             running.wait_for_model()?;
-            let (found, done) = running.write(PROMPT, tokens).map_err(anyhow::Error::msg)?;
+            let (found, done) = running.write(PROMPT, tokens)?;
             ensure!(found == want, "{name} {cpu}: need the desktop's {want:?}, found {found:?}");
             let decode = f64::from(tokens - 1) / ((done.total_us - done.first_token_us).max(1) as f64 / 1e6);
             eprintln!("  {} tokens, checksum {:016x}, {decode:.2} tokens/s here", found.ids.len(), found.sum);
@@ -84,9 +84,8 @@ fn ready(image: &Path) -> Result<()> {
             continue;
         }
         let card = Card::new(name, Some(image))?;
-        let clock = ["-icount".to_owned(), "shift=1,sleep=off".to_owned()];
-        let mut running = Emulated::start(&machine(name, ""), &card.path, &clock, None)?;
-        let us = running.ready_us(name)?;
+        let clock = ["-icount", "shift=1,sleep=off"].map(str::to_owned).to_vec();
+        let us = card.start(&Machine { extra: clock, ..machine(name, "") })?.ready_us()?;
         ensure!(us < READY_US, "{name}: need ready within {READY_US} us, found {us}");
         eprintln!("{name}: ready {us} us after reset");
     }
@@ -99,18 +98,25 @@ pub(super) fn machine(name: &str, cpu: &str) -> Machine {
     if cpu.is_empty() { machine } else { Machine { cpu: cpu.to_owned(), ..machine } }
 }
 
-/// A card in the target folder, until dropped.
-struct Card {
+/// A card in the target folder with firmware on it, until dropped.
+pub(super) struct Card {
     path: PathBuf,
+    pub(super) firmware: Firmware,
 }
 
 impl Card {
     fn new(name: &str, image: Option<&Path>) -> Result<Self> {
         let board = board(name)?;
-        let kernel = std::fs::read(build(board, false)?.kernel)?;
+        let firmware = build(board, false)?;
+        let kernel = std::fs::read(&firmware.kernel)?;
         let path = target_dir().join(format!("card-{name}-{}.img", std::process::id()));
         println!("{}", card::write(&path, &card::Contents { kernel: &kernel, config: board.config, image, loader: None })?);
-        Ok(Self { path })
+        Ok(Self { path, firmware })
+    }
+
+    /// Starts a machine with this card in it.
+    pub(super) fn start(&self, machine: &Machine) -> Result<Emulated> {
+        Emulated::start(machine, &self.firmware, &self.path)
     }
 }
 
@@ -149,7 +155,7 @@ fn damages(image: &Path) -> Result<()> {
     let card = Card::new("rpi3", Some(image))?;
     let file = File::options().read(true).write(true).open(&card.path)?;
     let places = places(&file, image)?;
-    let mut running = Emulated::start(&machine("rpi3", ""), &card.path, &[], None)?;
+    let mut running = card.start(&machine("rpi3", ""))?;
     running.wait_for_model()?;
     let (mut reported, mut harmless) = (0, 0);
     let mut random = Random(6);
@@ -167,8 +173,8 @@ fn damages(image: &Path) -> Result<()> {
         }
         file.write_all_at(&kept, at)?;
     }
-    running.load(Load::default()).map_err(anyhow::Error::msg)?;
-    let (found, _) = running.write(PROMPT, 8).map_err(anyhow::Error::msg)?;
+    running.load(Load::default())?;
+    let (found, _) = running.write(PROMPT, 8)?;
     ensure!(found == want, "the card is whole again: need {want:?}, found {found:?}");
     eprintln!("{DAMAGES} damages of the card: {reported} reported, {harmless} touched nothing that is read, no wrong token");
     Ok(())
