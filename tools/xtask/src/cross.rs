@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-use crate::disassembly;
+use crate::baseline;
 use crate::process::{command, find, in_ci, run, target_dir};
 
 /// CPUs to emulate and the best tier that each must choose: the first two have no dot product, `max` has everything.
@@ -58,7 +58,7 @@ pub fn arm() -> Result<()> {
         run(toolchain.cargo("test", &emulator, "max").args(["--no-run"]).args(test))?;
     }
     // The program that writes fixtures was built for the checksum: it holds every layer and every tier.
-    disassembly::check_baseline(&toolchain.products("debug").join("write-fixture"))?;
+    baseline::check_file(&toolchain.products("debug").join("write-fixture"))?;
     for (cpu, isa) in CPUS {
         eprintln!("\n-- {cpu}");
         for test in &tests {

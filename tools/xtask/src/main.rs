@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 mod arm_cost;
+mod baseline;
 mod checks;
 mod compare;
 mod cross;
@@ -115,7 +116,7 @@ fn dispatch() -> Result<()> {
         (Some("mca"), args) => mca::analyse(args),
         (Some("predict"), []) => predict::predict(false),
         (Some("predict"), ["--check"]) => predict::predict(true),
-        (Some("baseline"), [program]) => disassembly::check_baseline(program.as_ref()),
+        (Some("baseline"), [program]) => baseline::check_file(program.as_ref()),
         (Some("compare"), args) => compare::run_both(args),
         (Some("quality"), args) => quality::measure(args),
         (Some("ram"), args) => ram::measure(args),

@@ -1,11 +1,10 @@
 //! `cargo xtask dist`: one static program for every 64-bit ARM Linux, and a Debian package around it.
 //!
-//! Built with whatever compiler [`Toolchain`] finds, checked instruction by instruction ([`elf`]), run on an emulated CPU of
+//! Built with whatever compiler [`Toolchain`] finds, checked instruction by instruction ([`baseline`]), run on an emulated CPU of
 //! each kind where there is an emulator, and packed without root or dpkg ([`deb`]). The same commit and compiler give the
 //! same bytes.
 
 mod deb;
-mod elf;
 mod papers;
 
 use std::path::{Path, PathBuf};
@@ -15,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::baseline;
 use crate::cross::{CPUS, Toolchain, emulator};
 use crate::process::{command, find, output, root, run, target_dir};
 
@@ -75,7 +75,8 @@ pub fn build(hub: bool) -> Result<Built> {
     eprintln!("dist: {}", toolchain.name);
     let linked = link(&toolchain, hub)?;
     let bytes = std::fs::read(&linked).with_context(|| linked.display().to_string())?;
-    for line in elf::check(&bytes).with_context(|| linked.display().to_string())? {
+    baseline::check_static(&bytes).with_context(|| linked.display().to_string())?;
+    for line in baseline::check(&bytes).with_context(|| linked.display().to_string())? {
         eprintln!("  {line}");
     }
     let folder = target_dir().join("dist");

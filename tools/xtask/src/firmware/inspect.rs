@@ -1,4 +1,4 @@
-//! A firmware's ELF file → the flat image that is loaded, and what it promises: small, no allocator.
+//! A firmware's ELF file → the flat image that is loaded, and what it promises: small, no allocator, Armv8.0 where no core was asked.
 
 use std::fmt;
 
@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail};
 use bourn_hil_runner::elf;
 use object::read::elf::ElfFile64;
 use object::{LittleEndian, Object as _, ObjectSymbol as _};
+
+use crate::baseline;
 
 /// Firmware without a model is smaller than this.
 const MOST_BYTES: usize = 512 << 10;
@@ -40,13 +42,15 @@ pub(crate) struct Facts {
     stack_bytes: u64,
     /// Symbols of an allocator.
     allocators: Vec<String>,
+    /// Instructions that some cores lack, each behind its question.
+    young: Vec<String>,
 }
 
 impl Facts {
     /// Reads an ELF file.
     ///
     /// # Errors
-    /// If it is none, or has no segments in rising order.
+    /// If it is none, has no segments in rising order, or needs more than Armv8.0 where no core was asked.
     pub(crate) fn of(bytes: &[u8]) -> Result<Self> {
         let file = ElfFile64::<LittleEndian>::parse(bytes)?;
         let flat = elf::flat(bytes)?;
@@ -57,7 +61,13 @@ impl Facts {
         let [constants_end, stacks, end] = [address("__rodata_end")?, address("__stacks")?, address("__image_end")?];
         let allocators = file.symbols().filter_map(|symbol| symbol.name().ok().map(str::to_owned));
         let allocators = allocators.filter(|name| is_allocator(name)).collect();
-        Ok(Self { flat, static_bytes: end - constants_end, stack_bytes: end - stacks, allocators })
+        Ok(Self {
+            flat,
+            static_bytes: end - constants_end,
+            stack_bytes: end - stacks,
+            allocators,
+            young: baseline::check(bytes)?,
+        })
     }
 
     /// Holds it to what is promised.
@@ -87,11 +97,12 @@ impl fmt::Display for Facts {
         let memory = self.static_bytes - self.stack_bytes;
         write!(
             f,
-            "{} bytes of firmware, {} of static memory ({memory} and {} of stacks), no allocator",
+            "{} bytes of firmware, {} of static memory ({memory} and {} of stacks), no allocator, Armv8.0",
             self.flat.len(),
             self.static_bytes,
             self.stack_bytes
-        )
+        )?;
+        self.young.iter().try_for_each(|line| write!(f, ", {line}"))
     }
 }
 

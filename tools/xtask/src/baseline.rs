@@ -1,12 +1,13 @@
-//! What a program for every 64-bit ARM Linux may not hold: shared libraries, and instructions that its cores may lack.
+//! What a program for every 64-bit ARM core may not hold: instructions that some lack; and one for every Linux: shared libraries.
 //!
 //! Every 32-bit word of code is held against the encodings of the extensions after Armv8.0. Those instructions may stand only
 //! in functions that are reached after the CPU was asked for them: a tier of kernels, a library's own dispatch.
 //! Source: Arm ARM (DDI 0487), C4.1 "A64 instruction set encoding".
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use object::elf::{self, FileHeader64};
 use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, Object, ObjectSection, ObjectSymbol, SectionKind};
@@ -47,21 +48,39 @@ const EXTENSIONS: &[Extension] = &[
     },
     Extension {
         name: "fp16 arithmetic",
-        // Three vectors; two registers; three registers.
-        encodings: &[(0x9f60_c400, 0x0e40_0400), (0xffe0_0c00, 0x1ee0_0800), (0xffc0_0000, 0x1fc0_0000)],
+        // Three vectors; by element: of vectors, of registers; one vector; one register of a vector; one, two, three registers; FMLAL and
+        // FMLSL: vector, by element. Conversions between half and single are Armv8.0.
+        encodings: &[
+            (0x9f60_c400, 0x0e40_0400),
+            (0xbfc0_b400, 0x0f00_1000),
+            (0x9fc0_f400, 0x0f00_9000),
+            (0xffc0_b400, 0x5f00_1000),
+            (0xdfc0_f400, 0x5f00_9000),
+            (0x9f7e_0c00, 0x0e78_0800),
+            (0xdf7e_0c00, 0x5e78_0800),
+            (0xfffe_7c00, 0x1ee0_4000),
+            (0xffe0_0c00, 0x1ee0_0800),
+            (0xffc0_0000, 0x1fc0_0000),
+            (0xbf60_fc00, 0x0e20_ec00),
+            (0xbf60_fc00, 0x2e20_cc00),
+            (0xbfc0_b400, 0x0f80_0000),
+            (0xbfc0_b400, 0x2f80_8000),
+        ],
         owners: &[],
     },
     Extension {
         name: "AES and SHA",
-        // AESE…AESIMC; SHA1, SHA256 of three and of two registers; PMULL of 64 bits. A Raspberry Pi up to 4 has none of them.
+        // AESE…AESIMC; SHA1, SHA256 of three and of two registers; PMULL of 64 bits; SHA512, SHA3, SM3, SM4. A Raspberry Pi up to 4 has none of them.
         encodings: &[
             (0xffff_0c00, 0x4e28_0800),
             (0xffe0_8c00, 0x5e00_0000),
             (0xffff_0c00, 0x5e28_0800),
             (0xbfe0_fc00, 0x0ee0_e000),
+            (0xff00_0000, 0xce00_0000),
         ],
         owners: &["ring_core_", "aarch64_sha28compress", "calculate_pmull"],
     },
+    Extension { name: "CRC-32", encodings: &[(0x7fe0_e000, 0x1ac0_4000)], owners: &["crc32fast", "crc32_acle"] },
     // glibc chooses among its copies of memcpy and memset when the program starts; the unwinder reads the length of a vector
     // when a frame says that it saved one.
     Extension {
@@ -74,10 +93,9 @@ const EXTENSIONS: &[Extension] = &[
 /// Checks a program with its symbols; returns what was found in whose functions, one line each.
 ///
 /// # Errors
-/// If it is no 64-bit ARM program, needs a loader or a shared library, or holds an instruction outside its owner.
-pub fn check(bytes: &[u8]) -> Result<Vec<String>> {
-    let file = ElfFile64::<Endianness>::parse(bytes)?;
-    check_static(&file)?;
+/// If it is no 64-bit ARM program, or holds an instruction outside its owner.
+pub(crate) fn check(bytes: &[u8]) -> Result<Vec<String>> {
+    let file = parse(bytes)?;
     let symbols = Symbols::of(&file);
     ensure!(!symbols.functions.is_empty(), "need a program with its symbols, found none");
     let mut found: BTreeMap<(&str, bool), (usize, String)> = BTreeMap::new();
@@ -114,12 +132,32 @@ fn extension(word: u32) -> Option<&'static Extension> {
     EXTENSIONS.iter().find(|extension| extension.encodings.iter().any(|(mask, value)| word & mask == *value))
 }
 
-/// No loader, no shared library.
-fn check_static(file: &ElfFile64<'_, Endianness>) -> Result<()> {
-    let endian = file.endian();
+/// Checks the program in a file, and tells.
+///
+/// # Errors
+/// If it cannot be read, or as [`check`].
+pub(crate) fn check_file(program: &Path) -> Result<()> {
+    let shown = || program.display().to_string();
+    let found = check(&std::fs::read(program).with_context(shown)?).with_context(shown)?;
+    eprintln!("baseline: {}: Armv8.0{}", shown(), found.iter().map(|line| format!("\n  {line}")).collect::<String>());
+    Ok(())
+}
+
+fn parse(bytes: &[u8]) -> Result<ElfFile64<'_, Endianness>> {
+    let file = ElfFile64::parse(bytes)?;
     let header: &FileHeader64<Endianness> = file.elf_header();
-    let machine = header.e_machine.get(endian);
+    let machine = header.e_machine.get(file.endian());
     ensure!(machine == elf::EM_AARCH64, "need a program for 64-bit ARM, found ELF machine {machine}");
+    Ok(file)
+}
+
+/// No loader, no shared library.
+///
+/// # Errors
+/// If it is no 64-bit ARM program, or needs one.
+pub(crate) fn check_static(bytes: &[u8]) -> Result<()> {
+    let file = parse(bytes)?;
+    let endian = file.endian();
     for segment in file.elf_program_headers() {
         if segment.p_type(endian) == elf::PT_INTERP {
             bail!("need a static program, found one that asks for a loader");
@@ -183,6 +221,15 @@ mod tests {
             (0x4e82_9c20, "i8mm"),            // usdot v0.4s, v1.16b, v2.16b
             (0x4e42_0c20, "fp16 arithmetic"), // fmla v0.8h, v1.8h, v2.8h
             (0x1ee2_0820, "fp16 arithmetic"), // fmul h0, h1, h2
+            (0x1ee1_c020, "fp16 arithmetic"), // fsqrt h0, h1
+            (0x4f32_1020, "fp16 arithmetic"), // fmla v0.8h, v1.8h, v2.h[3]
+            (0x5f32_9020, "fp16 arithmetic"), // fmul h0, h1, v2.h[3]
+            (0x6ef8_f820, "fp16 arithmetic"), // fneg v0.8h, v1.8h
+            (0x6ea2_cc20, "fp16 arithmetic"), // fmlsl2 v0.4s, v1.4h, v2.4h
+            (0x0f92_0020, "fp16 arithmetic"), // fmlal v0.2s, v1.2h, v2.h[1]
+            (0x9ac2_5c20, "CRC-32"),          // crc32cx w0, w1, x2
+            (0xce02_0c20, "AES and SHA"),     // eor3 v0.16b, v1.16b, v2.16b, v3.16b
+            (0xce62_8020, "AES and SHA"),     // sha512h q0, q1, v2.2d
             (0x4e28_4820, "AES and SHA"),     // aese v0.16b, v1.16b
             (0x5e02_4020, "AES and SHA"),     // sha256h q0, q1, v2.4s
             (0x0ee2_e020, "AES and SHA"),     // pmull v0.1q, v1.1d, v2.1d
@@ -206,6 +253,13 @@ mod tests {
             0x4ea2_9420, // mla v0.4s, v1.4s, v2.4s
             0x4e20_2820, // saddlp v0.8h, v1.16b
             0x0e22_e020, // pmull v0.8h, v1.8b, v2.8b
+            0x4fa2_8020, // mul v0.4s, v1.4s, v2.s[1]
+            0x4fa2_1020, // fmla v0.4s, v1.4s, v2.s[1]
+            0x0f52_2020, // smlal v0.4s, v1.4h, v2.h[1]
+            0x4f52_c020, // sqdmulh v0.8h, v1.8h, v2.h[1]
+            0x1ee2_4020, // fcvt s0, h1
+            0x1f04_1800, // fmadd s0, s0, s4, s6
+            0x9ac2_2020, // lsl x0, x1, x2
             0xd65f_03c0, // ret
         ];
         for word in old {
