@@ -1,9 +1,9 @@
 //! Prompt in, tokens out: the loop, and the text that is kept until the host has it.
 
 use crate::board::Board;
+use crate::desk::{Desk, Job};
 use crate::link::Link;
 use crate::model::Watched;
-use crate::serve::{Desk, Job};
 use crate::trouble::Trouble;
 use bourn_core::text::{Decoder, EncodeOptions, Tokenizer};
 use bourn_core::{Candidate, Engine, Sampler, SamplerOptions, Session, WeightStream};

@@ -1,7 +1,7 @@
 //! What a board without an operating system does, once its own crate has brought it up: [`run`].
 //!
 //! Modules in path order: [`board`] (what a board crate brings) → [`card`] (where on the card an image lies: [`fat`], [`slots`]) →
-//! `model` (image → memory, stream, session) → `generate` (prompt → tokens) ; `serve` answers the host over `link`,
+//! `model` (image → memory, stream, session) → `generate` (prompt → tokens); `serve` does what the host asks, `desk` holds its line (`link`),
 //! `update` writes new images, `selftest` is the board's own judgement of itself.
 //!
 //! No heap, no threads, no interrupts needed: memory is lent, rows are shared out by the board, the line is looked at
@@ -12,6 +12,7 @@
 
 pub mod board;
 pub mod card;
+mod desk;
 pub mod fat;
 mod generate;
 mod link;

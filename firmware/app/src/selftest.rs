@@ -3,8 +3,8 @@
 mod kernels;
 
 use crate::board::Board;
+use crate::desk::Desk;
 use crate::model::Watched;
-use crate::serve::Desk;
 use crate::trouble::Trouble;
 use bourn_core::WeightStream;
 use bourn_format::{Image, PAGE};

@@ -2,8 +2,9 @@
 
 use crate::board::{Board, Parts};
 use crate::card::{Contents, Place, source};
+use crate::desk::{Desk, Ending, Job};
 use crate::generate::{Open, Text};
-use crate::link::{Link, Message};
+use crate::link::Link;
 use crate::model::{Arena, Plan, Resident, Watched, read_head};
 use crate::selftest;
 use crate::trouble::Trouble;
@@ -11,11 +12,8 @@ use crate::update::Update;
 use bourn_core::{Session, WeightStream};
 use bourn_flash::{FlashStream, stream};
 use bourn_format::Image;
-use bourn_kernels::{Kernels, Rows};
-use bourn_protocol::VERSION;
-use bourn_protocol::message::{Answer, Build, Done, Hello, Info, Load, Model, Outcome, Request, Stats, Why};
+use bourn_protocol::message::{Answer, Load, Model, Outcome, Request, Stats, Why};
 use core::cell::Cell;
-use core::fmt;
 use embedded_io::{Read, ReadReady, Write};
 use embedded_sdmmc::BlockDevice;
 
@@ -27,178 +25,6 @@ pub enum Exit {
         /// And to stay in the loader, if there is one.
         loader: bool,
     },
-}
-
-/// Bytes of log moved at a time.
-const LOG: usize = 256;
-
-/// How the last long work ended: said again to a host that did not hear it.
-#[derive(Clone, Debug)]
-pub(crate) enum Ending {
-    Accepted,
-    Done(Done),
-    Update { slot: u8, next: u64, window: u8 },
-    Refused(Trouble),
-}
-
-/// Long work that is going on.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Job {
-    pub sequence: u16,
-    /// Nobody asked for it: who asks for something else waits.
-    pub unasked: bool,
-    pub done: u64,
-    pub of: u64,
-    /// Its host, or another, wants it to end.
-    pub cancelled: bool,
-    /// Pieces of its answer were lost: tokens and bytes of text that arrived.
-    pub resend: Option<(u32, u32)>,
-}
-
-impl Job {
-    pub const fn new(sequence: u16) -> Self {
-        Self { sequence, unasked: false, done: 0, of: 0, cancelled: false, resend: None }
-    }
-}
-
-/// The board's side of the line, and what the host may ask about at any time.
-pub(crate) struct Desk<'a, B, S> {
-    pub board: B,
-    pub link: Link<S>,
-    pub name: &'a str,
-    pub firmware: &'a str,
-    pub build: Build,
-    pub tiers: &'a [&'static Kernels],
-    pub decode: &'a dyn Rows,
-    pub prefill: &'a dyn Rows,
-    pub window: u8,
-    pub stats: Stats,
-    pub memo: Option<(u16, Ending)>,
-}
-
-impl<B: Board, S: Read + Write + ReadReady> Desk<'_, B, S> {
-    pub fn kernels(&self) -> &'static Kernels {
-        self.tiers.first().copied().unwrap_or(&bourn_kernels::scalar::TABLE)
-    }
-
-    pub fn log(&mut self, line: fmt::Arguments<'_>) {
-        self.board.log(line);
-        self.flush_log();
-    }
-
-    pub fn flush_log(&mut self) {
-        let mut bytes = [0; LOG];
-        loop {
-            let n = self.board.take_log(&mut bytes).min(LOG);
-            if n == 0 {
-                return;
-            }
-            self.link.log(&bytes[..n]);
-        }
-    }
-
-    pub fn answer(&mut self, sequence: u16, answer: &Answer<'_>) {
-        self.link.answer(sequence, answer);
-    }
-
-    pub fn refuse(&mut self, sequence: u16, trouble: &Trouble) {
-        self.answer(sequence, &Answer::Refused { why: trouble.why, text: &trouble.text });
-    }
-
-    /// Says how long work ended, and keeps it.
-    pub fn end(&mut self, sequence: u16, ending: Ending) {
-        self.memo = Some((sequence, ending));
-        self.remind(sequence);
-    }
-
-    /// Says again how the work of this number ended; false if it is not the last.
-    pub fn remind(&mut self, sequence: u16) -> bool {
-        let Some((known, ending)) = &self.memo else { return false };
-        if *known != sequence {
-            return false;
-        }
-        match ending {
-            Ending::Accepted => self.link.answer(sequence, &Answer::Accepted),
-            Ending::Done(done) => self.link.answer(sequence, &Answer::Done(*done)),
-            Ending::Update { slot, next, window } => {
-                self.link.answer(sequence, &Answer::Update { slot: *slot, next: *next, window: *window });
-            }
-            Ending::Refused(t) => self.link.answer(sequence, &Answer::Refused { why: t.why, text: &t.text }),
-        }
-        true
-    }
-
-    /// The next request that this version can read. Others are refused here.
-    pub fn next(&mut self) -> Option<Message> {
-        let message = self.link.next()?;
-        if message.version != VERSION {
-            let trouble = Trouble::new(
-                Why::Version,
-                format_args!("the firmware speaks version {VERSION} of the protocol, the host version {}", message.version),
-            );
-            self.refuse(message.sequence, &trouble);
-            return None;
-        }
-        if postcard::from_bytes::<Request<'_>>(&message.body).is_err() {
-            let bytes = message.body.len();
-            self.refuse(message.sequence, &Trouble::new(Why::Unknown, format_args!("no such request ({bytes} bytes)")));
-            return None;
-        }
-        Some(message)
-    }
-
-    fn greet(&mut self, sequence: u16, nonce: u32) {
-        self.memo = None;
-        let log = self.board.log_kind();
-        let hello = Hello { nonce, board: self.name, firmware: self.firmware, log, build: self.build };
-        self.link.answer(sequence, &Answer::Hello(hello));
-    }
-
-    fn tell_stats(&mut self, sequence: u16, card_bytes: u64) {
-        let health = self.board.health();
-        let faults = self.link.faults();
-        let stats = Stats {
-            uptime_us: self.board.now_us(),
-            card_bytes,
-            frames_good: faults.good,
-            frames_bad: faults.corrupt.saturating_add(faults.oversized),
-            millicelsius: health.millicelsius,
-            core_hz: health.core_hz,
-            throttled: health.throttled,
-            ..self.stats
-        };
-        self.link.answer(sequence, &Answer::Stats(stats));
-    }
-
-    /// Looks at the line while work goes on.
-    pub fn look(&mut self, job: &mut Job) {
-        self.flush_log();
-        job.cancelled |= self.board.wants_reboot();
-        while let Some(message) = self.next() {
-            let Ok(request) = postcard::from_bytes::<Request<'_>>(&message.body) else { continue };
-            let ours = message.sequence == job.sequence;
-            match request {
-                Request::Hello { nonce } => {
-                    job.cancelled |= !job.unasked;
-                    self.greet(message.sequence, nonce);
-                }
-                Request::Cancel if ours => job.cancelled = true,
-                Request::Cancel => self.answer(message.sequence, &Answer::Accepted),
-                Request::Reboot { .. } => {
-                    // Asked again when there is nothing else to do.
-                    job.cancelled = true;
-                    self.answer(message.sequence, &Answer::Progress { done: job.done, of: job.of });
-                }
-                Request::Resend { tokens, text } if ours => job.resend = Some((tokens, text)),
-                Request::Stats => self.tell_stats(message.sequence, self.stats.card_bytes),
-                _ if ours || job.unasked => self.answer(message.sequence, &Answer::Progress { done: job.done, of: job.of }),
-                _ => self.refuse(
-                    message.sequence,
-                    &Trouble::new(Why::Busy, format_args!("the board is busy with request {}", job.sequence)),
-                ),
-            }
-        }
-    }
 }
 
 /// What is to be done after the requests of a model are at an end.
@@ -413,21 +239,14 @@ impl<D: BlockDevice> Service<'_, D> {
         }
         let (retried, reread) = (desk.stats.retried_reads, desk.stats.reread_pages);
         loop {
-            desk.flush_log();
-            let Some(message) = desk.next() else {
-                if desk.board.wants_reboot() {
-                    return Next::Exit(Exit::Reboot { loader: false });
-                }
-                desk.board.idle();
-                continue;
-            };
+            let Some(message) = desk.wait() else { return Next::Exit(Exit::Reboot { loader: false }) };
             let Ok(request) = postcard::from_bytes::<Request<'_>>(&message.body) else { continue };
             let sequence = message.sequence;
             match request {
                 Request::Info => {
                     let contents = Contents::read(self.card);
                     let about = *self.about;
-                    tell_info(desk, sequence, self.ram, contents.ok().map(|c| (c, self.card)), Some(about), self.skipped);
+                    desk.tell_info(sequence, self.ram, contents.ok().map(|c| (c, self.card)), Some(about), self.skipped);
                 }
                 Request::Prompt { offset, bytes } => match open.put(offset, bytes) {
                     Ok(()) => desk.answer(sequence, &Answer::Accepted),
@@ -478,64 +297,10 @@ impl<D: BlockDevice> Service<'_, D> {
                     desk.answer(sequence, &Answer::Accepted);
                     return Next::Exit(Exit::Reboot { loader });
                 }
-                other => common(desk, sequence, &other, self.counter.get(), None),
+                other => desk.common(sequence, &other, self.counter.get(), None),
             }
         }
     }
-}
-
-/// Requests that are answered the same whether a model is open or not.
-fn common<B: Board, S: Read + Write + ReadReady>(
-    desk: &mut Desk<'_, B, S>,
-    sequence: u16,
-    request: &Request<'_>,
-    card_bytes: u64,
-    trouble: Option<&Trouble>,
-) {
-    match request {
-        Request::Hello { nonce } => desk.greet(sequence, *nonce),
-        Request::Stats => desk.tell_stats(sequence, card_bytes),
-        Request::Cancel => {
-            if !desk.remind(sequence) {
-                desk.answer(sequence, &Answer::Accepted);
-            }
-        }
-        Request::Chunk { .. } | Request::Verify | Request::Switch => {
-            if !desk.remind(sequence) {
-                desk.refuse(sequence, &Trouble::new(Why::Update, format_args!("no update is on its way: begin one")));
-            }
-        }
-        _ => {
-            if !desk.remind(sequence) {
-                match trouble {
-                    Some(trouble) => desk.answer(sequence, &Answer::Refused { why: Why::NoModel, text: &trouble.text }),
-                    None => desk.refuse(sequence, &Trouble::new(Why::Busy, format_args!("not now"))),
-                }
-            }
-        }
-    }
-}
-
-fn tell_info<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
-    desk: &mut Desk<'_, B, S>,
-    sequence: u16,
-    ram_bytes: u64,
-    contents: Option<(Contents, &D)>,
-    model: Option<Model>,
-    trouble: Option<&Trouble>,
-) {
-    let slots = contents.as_ref().and_then(|(c, card)| c.slots?.describe(*card).ok());
-    let info = Info {
-        isa: desk.kernels().isa,
-        cores: desk.decode.workers().min(255) as u8,
-        ram_bytes,
-        card_blocks: contents.map_or(0, |(c, _)| c.n_blocks),
-        model,
-        trouble: trouble.map_or("", |t| t.text.as_str()),
-        slots,
-        tests: selftest::count(desk.tiers),
-    };
-    desk.link.answer(sequence, &Answer::Info(info));
 }
 
 /// Serves while no model is open: `trouble` says why.
@@ -546,20 +311,13 @@ fn serve_bare<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
     mut update: Option<Update>,
 ) -> Next {
     loop {
-        desk.flush_log();
-        let Some(message) = desk.next() else {
-            if desk.board.wants_reboot() {
-                return Next::Exit(Exit::Reboot { loader: false });
-            }
-            desk.board.idle();
-            continue;
-        };
+        let Some(message) = desk.wait() else { return Next::Exit(Exit::Reboot { loader: false }) };
         let Ok(request) = postcard::from_bytes::<Request<'_>>(&message.body) else { continue };
         let sequence = message.sequence;
         match (request, &mut update) {
             (Request::Info, _) => {
                 let contents = room.card.and_then(|card| Some((Contents::read(card).ok()?, card)));
-                tell_info(desk, sequence, room.arena.len() as u64, contents, None, Some(trouble));
+                desk.tell_info(sequence, room.arena.len() as u64, contents, None, Some(trouble));
             }
             (Request::Load(load), _) if !desk.remind(sequence) => return Next::Load(load, Some(sequence)),
             (Request::Begin { bytes, sum }, Some(update)) if update.is_of(bytes, sum) => {
@@ -602,7 +360,7 @@ fn serve_bare<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
                 desk.answer(sequence, &Answer::Accepted);
                 return Next::Exit(Exit::Reboot { loader });
             }
-            (other, _) => common(desk, sequence, &other, room.counter.get(), Some(trouble)),
+            (other, _) => desk.common(sequence, &other, room.counter.get(), Some(trouble)),
         }
     }
 }

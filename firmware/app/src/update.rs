@@ -4,9 +4,10 @@
 //! the superblock, is written; the table is switched. Before the switch the old slot counts, and nothing has touched it.
 
 use crate::card::{Contents, TRIES, read_block, source, write_blocks};
+use crate::desk::Ending;
 use crate::fat;
 use crate::model::{Arena, fits, read_pages};
-use crate::serve::{Ending, Room};
+use crate::serve::Room;
 use crate::slots::{Area, id_of};
 use crate::trouble::Trouble;
 use bourn_flash::Source;
