@@ -2,7 +2,7 @@
 //!
 //! The path: [`table`] says what a kernel computes, `generic` says how (over 16 lanes), a folder per ISA
 //! says with which instructions, [`rows`] shares the work out, [`region`] among several workers. [`scalar`] is the definition;
-//! **every tier returns the same bits**.
+//! **every tier returns the same bits** ([`conformance`]: the inputs of that test).
 //!
 //! A tier is had only through a token that proves the CPU can run it (`Avx2::detect()`), so no kernel here can meet
 //! an illegal instruction. [`best`] asks at run time: feature `std` for that, else what the build was told.
@@ -15,6 +15,7 @@ extern crate std;
 pub mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub mod avx512vnni;
+pub mod conformance;
 #[cfg(target_arch = "aarch64")]
 pub mod dotprod;
 mod generic;

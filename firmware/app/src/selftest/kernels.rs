@@ -2,9 +2,9 @@
 //!
 //! What `bourn-kernels`' own conformance tests do at length on a host, in stack memory and seconds.
 
-use bourn_format::layout::{LINEAR, block_bytes, padded_cols, row_bytes, tile_bytes};
-use bourn_format::shape::{Activation, Family};
-use bourn_format::{Dtype, Screen, Shape};
+use bourn_format::layout::{LINEAR, padded_cols, row_bytes, tile_bytes};
+use bourn_format::{Dtype, Screen};
+use bourn_kernels::conformance::{FITTED, Random, SHAPE};
 use bourn_kernels::scalar::TABLE as SCALAR;
 use bourn_kernels::{Attend, Block, Kernels, KvDtype, KvView, KvViewMut, Q8RowMut, Q8Rows, ScreenTables, ScreenTiles, Tiles};
 
@@ -32,8 +32,6 @@ pub(super) const TESTS: [(&str, Test); 17] = [
     ("argmax_max_sum_exp", logits),
 ];
 
-/// A fitted table: levels at both ends of what is allowed.
-const FITTED: [i8; 16] = [-31, -22, -16, -12, -9, -6, -3, -1, 1, 3, 6, 9, 13, 17, 23, 31];
 const COLS: [usize; 5] = [31, 32, 65, 96, 128];
 const MOST_COLS: usize = 128;
 /// Vectors at once: decoding, tails, more than a prefill tile.
@@ -42,54 +40,6 @@ const MOST: usize = 9;
 const TILES: usize = 2;
 const LENGTHS: [usize; 8] = [1, 7, 16, 17, 33, 64, 127, 200];
 const MOST_LENGTH: usize = 200;
-
-/// xorshift64*.
-struct Random(u64);
-
-impl Random {
-    const fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// In −1..1.
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    fn floats<const N: usize>(&mut self, scale: f32) -> [f32; N] {
-        core::array::from_fn(|_| self.unit() * scale)
-    }
-
-    /// Bits of an f16 near 0.1 of any sign.
-    fn half(&mut self) -> [u8; 2] {
-        ((self.next() as u16 & 0x83ff) | 0x2c00).to_le_bytes()
-    }
-
-    fn tiles(&mut self, dtype: Dtype, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|b| *b = self.next() as u8);
-        let header = if dtype == Dtype::Q4M { 128 } else { 64 };
-        match dtype {
-            Dtype::F32 => bytes.chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&self.unit().to_le_bytes())),
-            Dtype::F16 => bytes.chunks_exact_mut(2).for_each(|b| b.copy_from_slice(&self.half())),
-            Dtype::Bf16 => bytes.chunks_exact_mut(2).for_each(|b| {
-                let bits = (u16::from_le_bytes([b[0], b[1]]) & 0x807f) | 0x3f00;
-                b.copy_from_slice(&bits.to_le_bytes());
-            }),
-            _ => {
-                for block in bytes.chunks_exact_mut(block_bytes(dtype)) {
-                    block[..header].chunks_exact_mut(2).for_each(|s| s.copy_from_slice(&self.half()));
-                }
-            }
-        }
-    }
-}
 
 fn same(a: &[f32], b: &[f32]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
@@ -111,7 +61,7 @@ impl Activations {
         let mut out =
             Self { q: [99; MOST * MOST_COLS], scale: [9.0; MOST * MOST_COLS / 32], sum: [9; MOST * MOST_COLS / 32], n, padded };
         for t in 0..n {
-            let x: [f32; MOST_COLS] = r.floats(3.0);
+            let x: [f32; MOST_COLS] = r.array(3.0);
             let mut row = Q8RowMut {
                 q: &mut out.q[t * padded..][..padded],
                 scale: &mut out.scale[t * groups..][..groups],
@@ -179,7 +129,7 @@ fn mul_float(k: &'static Kernels, dtype: Dtype) -> bool {
         r.tiles(dtype, bytes);
         VECTORS.iter().all(|&n| {
             let stride = cols + 3;
-            let x: [f32; MOST * 66] = r.floats(1.0);
+            let x: [f32; MOST * 66] = r.array(1.0);
             let w = Tiles { dtype, bytes, cols, table: LINEAR };
             let run = |k: &Kernels| {
                 let mut y = [7.0; MOST * TILES * 16];
@@ -202,7 +152,7 @@ fn quantize(k: &'static Kernels) -> bool {
 fn rms_norm(k: &'static Kernels) -> bool {
     let mut r = Random::new(5);
     LENGTHS.iter().all(|&n| {
-        let x: [f32; MOST_LENGTH] = r.floats(4.0);
+        let x: [f32; MOST_LENGTH] = r.array(4.0);
         let mut w = [0; 4 * MOST_LENGTH];
         w.chunks_exact_mut(4).for_each(|w| w.copy_from_slice(&r.unit().to_le_bytes()));
         [&w[..4 * n], &[]].iter().all(|w| {
@@ -219,8 +169,8 @@ fn rms_norm(k: &'static Kernels) -> bool {
 fn rope(k: &'static Kernels) -> bool {
     let mut r = Random::new(6);
     [(2, 1), (26, 13), (64, 32), (64, 16), (128, 64)].iter().all(|&(head_dim, half)| {
-        let x: [f32; 3 * MOST_COLS] = r.floats(2.0);
-        let (cos, sin): ([f32; 64], [f32; 64]) = (r.floats(1.0), r.floats(1.0));
+        let x: [f32; 3 * MOST_COLS] = r.array(2.0);
+        let (cos, sin): ([f32; 64], [f32; 64]) = (r.array(1.0), r.array(1.0));
         let run = |k: &Kernels| {
             let mut x = x;
             (k.rope)(&mut x[..3 * head_dim], head_dim, &cos[..half], &sin[..half], 0.125);
@@ -235,7 +185,7 @@ fn pointwise(f: fn(&Kernels, &mut [f32], &[f32]), k: &'static Kernels) -> bool {
     let mut r = Random::new(7);
     LENGTHS.iter().all(|&n| {
         [1e-6, 1.0, 20.0, 1e4].iter().all(|&scale| {
-            let (x, other): ([f32; MOST_LENGTH], [f32; MOST_LENGTH]) = (r.floats(scale), r.floats(2.0));
+            let (x, other): ([f32; MOST_LENGTH], [f32; MOST_LENGTH]) = (r.array(scale), r.array(2.0));
             let run = |k: &Kernels| {
                 let mut x = x;
                 f(k, &mut x[..n], &other[..n]);
@@ -261,7 +211,7 @@ fn attend(k: &'static Kernels) -> bool {
                 let bytes = SLOTS * DIM * [4, 2, 1][dtype as usize];
                 let scales = if dtype == KvDtype::I8 { SLOTS } else { 0 };
                 for position in 0..pos + N {
-                    let (key, value): ([f32; DIM], [f32; DIM]) = (r.floats(2.0), r.floats(2.0));
+                    let (key, value): ([f32; DIM], [f32; DIM]) = (r.array(2.0), r.array(2.0));
                     let mut view = KvViewMut {
                         dtype,
                         slots: SLOTS,
@@ -282,7 +232,7 @@ fn attend(k: &'static Kernels) -> bool {
                     k_scale: &k_scale[..scales],
                     v_scale: &v_scale[..scales],
                 };
-                let q: [f32; N * HEADS * DIM] = r.floats(1.5);
+                let q: [f32; N * HEADS * DIM] = r.array(1.5);
                 let asked = Attend { q: &q, q_stride: HEADS * DIM, n_heads: HEADS, pos, window, softcap };
                 let mut out = [7.0; N * HEADS * DIM];
                 (t.attend)(&view, &asked, &mut Block::new(&mut out, N, HEADS * DIM, HEADS * DIM));
@@ -292,30 +242,6 @@ fn attend(k: &'static Kernels) -> bool {
         })
     })
 }
-
-/// A model of nothing, for a screen of 64 dimensions.
-const SHAPE: Shape = Shape {
-    family: Family::Llama,
-    n_layers: 1,
-    hidden: 64,
-    n_heads: 1,
-    n_kv_heads: 1,
-    head_dim: 2,
-    ffn: 1,
-    vocab: 1 << 20,
-    max_context: 1,
-    activation: Activation::Silu,
-    window: 0,
-    rotary_dim: 2,
-    tied: true,
-    norm_eps: 0.0,
-    embed_scale: 1.0,
-    attn_scale: 1.0,
-    attn_softcap: 0.0,
-    final_softcap: 0.0,
-    attn_temperature_beta: 0.0,
-    attn_temperature_context: 0,
-};
 
 fn screen(k: &'static Kernels) -> bool {
     const SUBS: usize = 4;
@@ -332,7 +258,7 @@ fn screen(k: &'static Kernels) -> bool {
     let Ok(screen) = Screen::new_checked(&section, &SHAPE) else { return false };
     let mut books = [0; 4 * SUBS * DIMS * 16];
     books.chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&r.unit().to_le_bytes()));
-    let y: [f32; 64] = r.floats(2.0);
+    let y: [f32; 64] = r.array(2.0);
     let mut codes = [0; 3 * SUBS / 2 * 16];
     codes.iter_mut().for_each(|c| *c = r.next() as u8);
     let mut bias = [0; 3 * 16 * 2];
@@ -352,7 +278,7 @@ fn screen(k: &'static Kernels) -> bool {
 fn logits(k: &'static Kernels) -> bool {
     let mut r = Random::new(10);
     LENGTHS.iter().all(|&n| {
-        let mut x: [f32; MOST_LENGTH] = r.floats(20.0);
+        let mut x: [f32; MOST_LENGTH] = r.array(20.0);
         let at = r.next() as usize % n;
         x[at] = [f32::NAN, f32::NEG_INFINITY, 30.0][n % 3];
         let (a, b) = ((k.max_sum_exp)(&x[..n]), (SCALAR.max_sum_exp)(&x[..n]));

@@ -1,6 +1,6 @@
 //! The KV cache and attention.
 
-use crate::inputs::{Random, assert_same, others, scalar};
+use crate::inputs::{Floats, Random, assert_same, others, scalar};
 use bourn_kernels::{Attend, Block, Kernels, KvDtype, KvView, KvViewMut, available};
 use half::f16;
 

@@ -1,37 +1,21 @@
 //! Inputs from a seed, and the comparison.
 
 use bourn_format::Dtype;
-use bourn_format::layout::{LINEAR, block_bytes, padded_cols, tile_bytes};
+use bourn_format::layout::{LINEAR, padded_cols, tile_bytes};
+pub use bourn_kernels::conformance::{FITTED, Random};
 use bourn_kernels::{Kernels, Q8RowMut, Q8Rows, Tiles, available, by_name};
-use half::f16;
 
-/// xorshift64*.
-pub struct Random(u64);
+/// More of them.
+pub trait Floats {
+    /// `n` in −scale..scale.
+    fn floats(&mut self, n: usize, scale: f32) -> Vec<f32>;
+}
 
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    pub fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    /// In −1..1.
-    pub fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1 << 23) as f32 - 1.0
-    }
-
-    pub fn floats(&mut self, n: usize, scale: f32) -> Vec<f32> {
+impl Floats for Random {
+    fn floats(&mut self, n: usize, scale: f32) -> Vec<f32> {
         (0..n).map(|_| self.unit() * scale).collect()
     }
 }
-
-/// A fitted table: levels at both ends of what is allowed.
-pub const FITTED: [i8; 16] = [-31, -22, -16, -12, -9, -6, -3, -1, 1, 3, 6, 9, 13, 17, 23, 31];
 
 pub fn scalar() -> &'static Kernels {
     by_name("scalar").expect("scalar is always there")
@@ -65,24 +49,8 @@ pub struct Matrix {
 
 impl Matrix {
     pub fn random(r: &mut Random, dtype: Dtype, tiles: usize, cols: usize) -> Self {
-        let mut bytes: Vec<u8> = (0..tiles * tile_bytes(dtype, cols)).map(|_| r.next() as u8).collect();
-        if dtype.is_quantized() {
-            let header = if dtype == Dtype::Q4M { 128 } else { 64 };
-            for block in bytes.chunks_exact_mut(block_bytes(dtype)) {
-                for s in block[..header].chunks_exact_mut(2) {
-                    s.copy_from_slice(&f16::from_f32(r.unit() * 0.1).to_le_bytes());
-                }
-            }
-        } else if dtype == Dtype::F32 {
-            bytes.chunks_exact_mut(4).for_each(|b| b.copy_from_slice(&r.unit().to_le_bytes()));
-        } else {
-            // Any sign and mantissa, exponents around 1.
-            let (keep, one) = if dtype == Dtype::F16 { (0x83ff, 0x3800) } else { (0x807f, 0x3f00) };
-            bytes.chunks_exact_mut(2).for_each(|b| {
-                let bits = (u16::from_le_bytes([b[0], b[1]]) & keep) | one;
-                b.copy_from_slice(&bits.to_le_bytes());
-            });
-        }
+        let mut bytes = vec![0; tiles * tile_bytes(dtype, cols)];
+        r.tiles(dtype, &mut bytes);
         let table = if r.next().is_multiple_of(2) { LINEAR } else { FITTED };
         Self { dtype, cols, table, bytes }
     }

@@ -1,6 +1,6 @@
 //! Matrix times vectors.
 
-use crate::inputs::{Activations, FITTED, Matrix, Random, assert_same, others, scalar};
+use crate::inputs::{Activations, FITTED, Floats, Matrix, Random, assert_same, others, scalar};
 use bourn_format::Dtype::{self, Bf16, F16, F32, Q4, Q4M, Q8};
 use bourn_format::layout::{block_bytes, tile_bytes};
 use bourn_kernels::{Block, Kernels, Q8Rows, Tiles, available, row_f32};

@@ -1,36 +1,11 @@
 //! The screened head: look-ups of codes, and rows read one by one.
 
-use crate::inputs::{Activations, Matrix, Random, assert_same, others, scalar};
+use crate::inputs::{Activations, Floats, Matrix, Random, assert_same, others, scalar};
 use bourn_format::layout::{byte_offset, row_byte_offset, row_bytes, scale_offset, tile_bytes};
-use bourn_format::shape::{Activation, Family};
-use bourn_format::{Dtype, Screen, Shape};
+use bourn_format::{Dtype, Screen};
+use bourn_kernels::conformance::SHAPE;
 use bourn_kernels::{Block, Kernels, ScreenTables, ScreenTiles, Tiles, available, row_f32};
 use half::f16;
-
-fn shape() -> Shape {
-    Shape {
-        family: Family::Llama,
-        n_layers: 1,
-        hidden: 64,
-        n_heads: 1,
-        n_kv_heads: 1,
-        head_dim: 2,
-        ffn: 1,
-        vocab: 1 << 20,
-        max_context: 1,
-        activation: Activation::Silu,
-        window: 0,
-        rotary_dim: 2,
-        tied: true,
-        norm_eps: 0.0,
-        embed_scale: 1.0,
-        attn_scale: 1.0,
-        attn_softcap: 0.0,
-        final_softcap: 0.0,
-        attn_temperature_beta: 0.0,
-        attn_temperature_context: 0,
-    }
-}
 
 /// A SCREEN section of `n` sub-quantizers over 64 dimensions.
 fn section(r: &mut Random, n: usize, n_wide: usize) -> Vec<u8> {
@@ -78,7 +53,7 @@ fn a_screen_has_the_bits_of_scalar_and_is_near_the_formula() {
     for (n, wide) in [(2, 0), (2, 2), (4, 2), (178, 12), (512, 0), (512, 512)] {
         for (tiles, size) in [(1, 1.0), (3, 1e-3), (4, 50.0), (5, 1.0), (9, 0.0)] {
             let bytes = section(&mut r, n, wide);
-            let screen = Screen::new_checked(&bytes, &shape()).unwrap();
+            let screen = Screen::new_checked(&bytes, &SHAPE).unwrap();
             let books = r.floats(screen.book_values(), 1.0);
             let y = r.floats(64, size);
             let codes: Vec<u8> = (0..tiles * tile_bytes(Dtype::U4, n)).map(|_| r.next() as u8).collect();
@@ -114,7 +89,7 @@ fn a_screen_has_the_bits_of_scalar_and_is_near_the_formula() {
 fn broken_numbers_make_the_same_tables_everywhere() {
     let mut r = Random::new(22);
     let bytes = section(&mut r, 6, 2);
-    let screen = Screen::new_checked(&bytes, &shape()).unwrap();
+    let screen = Screen::new_checked(&bytes, &SHAPE).unwrap();
     for broken in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1e-45] {
         let mut books = r.floats(screen.book_values(), 1.0);
         let at = r.next() as usize % books.len();

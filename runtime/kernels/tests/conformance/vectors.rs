@@ -1,6 +1,6 @@
 //! Everything on single vectors.
 
-use crate::inputs::{Activations, Random, assert_same, others, scalar};
+use crate::inputs::{Activations, Floats, Random, assert_same, others, scalar};
 use bourn_kernels::{Kernels, available};
 
 const LENGTHS: [usize; 16] = [1, 2, 7, 15, 16, 17, 31, 32, 33, 48, 63, 64, 65, 127, 576, 1000];
