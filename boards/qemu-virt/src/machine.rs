@@ -1,10 +1,9 @@
 //! The machine: where its devices are, and what the firmware does with them.
 
-use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
 
 use bourn_boot::CORES;
-use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, Kind, Region};
+use bourn_boot::memory::{Kind, Region, StartTable};
 use bourn_boot::platform::{Boot, MemoryMap, Platform};
 use bourn_boot::shell::{self, BoardLine};
 use bourn_drivers::Mmio;
@@ -27,19 +26,6 @@ const MEMORY: u64 = 0x4000_0000;
 /// Memory where the loader does not say: QEMU's own default.
 const DEFAULT_BYTES: u64 = 128 << 20;
 
-// Until the board says how much memory there is: devices below 1 GiB, memory for the gigabyte after that.
-global_asm!(
-    ".section .rodata.boot_tables, \"a\"",
-    ".balign 4096",
-    ".global boot_tables",
-    "boot_tables:",
-    ".quad {device}",
-    ".quad 0x40000000 + {memory}",
-    ".fill 510, 8, 0",
-    device = const BOOT_DEVICE,
-    memory = const BOOT_MEMORY,
-);
-
 /// The machine.
 struct Virt {
     line: BoardLine<Pl011<Mmio>>,
@@ -56,7 +42,8 @@ const GICC_REGISTERS: Mmio = unsafe { Mmio::new(GICC, 0x1_0000) };
 static VIRT: Virt =
     Virt { line: BoardLine::new(Pl011::new(UART_REGISTERS)), gic: Gic::new(GICD_REGISTERS, GICC_REGISTERS, UART_INTERRUPT) };
 
-bourn_boot::entry!(VIRT, main);
+// Until the board says how much memory there is: a gigabyte of it, and devices below.
+bourn_boot::entry!(VIRT, main, StartTable::new().devices(0, MEMORY).memory(MEMORY, 2 * MEMORY));
 
 /// One past the last byte of memory, by the device tree.
 fn memory_end(device_tree: usize) -> Option<u64> {

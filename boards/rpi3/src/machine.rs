@@ -1,9 +1,8 @@
 //! The machine: where its devices are, and what the firmware does with them.
 
-use core::arch::global_asm;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
+use bourn_boot::memory::{Kind, Region, StartTable};
 use bourn_boot::pi::{self, Chip, Pi, VideoCore};
 use bourn_boot::platform::Boot;
 use bourn_boot::{shell, time};
@@ -23,32 +22,6 @@ const UART_HZ: u32 = 48_000_000;
 const EMMC_HZ: u32 = 250_000_000;
 /// Cores' memory where the video core does not say: 512 MiB less 64 for itself.
 const DEFAULT_MEMORY: u64 = 448 << 20;
-
-// Until the board says how much memory there is: 64 MiB of it, the peripherals, the Arm block.
-global_asm!(
-    ".section .rodata.boot_tables, \"a\"",
-    ".balign 4096",
-    ".global boot_tables",
-    "boot_tables:",
-    ".quad boot_blocks + {table}",
-    ".quad 0x40000000 + {device}",
-    ".fill 510, 8, 0",
-    "boot_blocks:",
-    ".set block, 0",
-    ".rept 32",
-    ".quad block + {memory}",
-    ".set block, block + 0x200000",
-    ".endr",
-    ".fill 472, 8, 0",
-    ".set block, 0x3f000000",
-    ".rept 8",
-    ".quad block + {device}",
-    ".set block, block + 0x200000",
-    ".endr",
-    table = const BOOT_TABLE,
-    device = const BOOT_DEVICE,
-    memory = const BOOT_MEMORY,
-);
 
 /// Registers of the peripherals at an offset.
 const fn peripheral(offset: usize, bytes: usize) -> Mmio {
@@ -132,7 +105,10 @@ static PI: Pi<uart::Port, BcmIrq<Mmio, Mmio>> = Pi::new(
 static LED: AtomicU32 = AtomicU32::new(Led::None as u32);
 static LIT: AtomicBool = AtomicBool::new(false);
 
-bourn_boot::entry!(PI, main);
+// Until the board says how much memory there is: 64 MiB of it, and devices.
+static LOW: StartTable<2> = StartTable::new().memory(0, 64 << 20).devices(PERIPHERALS, PERIPHERALS_END);
+
+bourn_boot::entry!(PI, main, StartTable::new().table(0, &LOW).devices(LOCAL, 2 * LOCAL));
 
 fn start(video: &mut VideoCore<'_>) {
     for pin in [14, 15] {

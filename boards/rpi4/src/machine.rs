@@ -1,8 +1,6 @@
 //! The machine: where its devices are, and what the firmware does with them.
 
-use core::arch::global_asm;
-
-use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
+use bourn_boot::memory::{Kind, Region, StartTable};
 use bourn_boot::pi::{self, Chip, Pi, VideoCore};
 use bourn_boot::platform::Boot;
 use bourn_boot::{shell, time};
@@ -30,35 +28,6 @@ const UART_HZ: u32 = 48_000_000;
 const EMMC_HZ: u32 = 100_000_000;
 /// Cores' memory where the video core does not say: 1 GiB less 76 MiB for itself.
 const DEFAULT_MEMORY: u64 = 948 << 20;
-
-// Until the board says how much memory there is: 64 MiB of it, and devices from 0xfe00_0000 up.
-global_asm!(
-    ".section .rodata.boot_tables, \"a\"",
-    ".balign 4096",
-    ".global boot_tables",
-    "boot_tables:",
-    ".quad boot_low + {table}",
-    ".quad 0, 0",
-    ".quad boot_high + {table}",
-    ".fill 508, 8, 0",
-    "boot_low:",
-    ".set block, 0",
-    ".rept 32",
-    ".quad block + {memory}",
-    ".set block, block + 0x200000",
-    ".endr",
-    ".fill 480, 8, 0",
-    "boot_high:",
-    ".fill 496, 8, 0",
-    ".set block, 0xfe000000",
-    ".rept 16",
-    ".quad block + {device}",
-    ".set block, block + 0x200000",
-    ".endr",
-    table = const BOOT_TABLE,
-    device = const BOOT_DEVICE,
-    memory = const BOOT_MEMORY,
-);
 
 /// Registers at an address.
 const fn device(address: usize, bytes: usize) -> Mmio {
@@ -97,7 +66,11 @@ static PI: Pi<Pl011<Mmio>, Gic<Mmio, Mmio>> = Pi::new(
     },
 );
 
-bourn_boot::entry!(PI, main);
+// Until the board says how much memory there is: 64 MiB of it, and devices.
+static LOW: StartTable<2> = StartTable::new().memory(0, 64 << 20);
+static HIGH: StartTable<2> = StartTable::new().devices(PERIPHERALS, LOCAL_END);
+
+bourn_boot::entry!(PI, main, StartTable::new().table(0, &LOW).table(PERIPHERALS, &HIGH));
 
 fn start(video: &mut VideoCore<'_>) {
     for pin in [14, 15] {

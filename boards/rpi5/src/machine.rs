@@ -3,10 +3,9 @@
 //! Nothing behind RP1 is used, so PCIe stays as the loader left it: the line is the PL011 of the debug connector, the card
 //! hangs on the BCM2712 itself.
 
-use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
 
-use bourn_boot::memory::{BOOT_DEVICE, BOOT_MEMORY, BOOT_TABLE, Kind, Region};
+use bourn_boot::memory::{Kind, Region, StartTable};
 use bourn_boot::pi::{Chip, Pi};
 use bourn_boot::platform::{self, Boot};
 use bourn_boot::shell;
@@ -27,29 +26,6 @@ const UART_HZ: u32 = 44_236_800;
 const CARD_HZ: u32 = 200_000_000;
 /// Cores' memory where the video core does not say: 1 GiB less 64 MiB.
 const DEFAULT_MEMORY: u64 = 960 << 20;
-
-// Until the board says how much memory there is: 64 MiB of it, and the gigabytes of devices at 64 and 65 GiB.
-global_asm!(
-    ".section .rodata.boot_tables, \"a\"",
-    ".balign 4096",
-    ".global boot_tables",
-    "boot_tables:",
-    ".quad boot_low + {table}",
-    ".fill 63, 8, 0",
-    ".quad 0x1000000000 + {device}",
-    ".quad 0x1040000000 + {device}",
-    ".fill 446, 8, 0",
-    "boot_low:",
-    ".set block, 0",
-    ".rept 32",
-    ".quad block + {memory}",
-    ".set block, block + 0x200000",
-    ".endr",
-    ".fill 480, 8, 0",
-    table = const BOOT_TABLE,
-    device = const BOOT_DEVICE,
-    memory = const BOOT_MEMORY,
-);
 
 /// Registers at an address.
 const fn device(address: usize, bytes: usize) -> Mmio {
@@ -76,7 +52,10 @@ static PI: Pi<Pl011<Mmio>, Gic<Mmio, Mmio>> = Pi::new(
     },
 );
 
-bourn_boot::entry!(PI, main);
+// Until the board says how much memory there is: 64 MiB of it, and devices.
+static LOW: StartTable<2> = StartTable::new().memory(0, 64 << 20);
+
+bourn_boot::entry!(PI, main, StartTable::new().table(0, &LOW).devices(DEVICES, DEVICES + (2 << 30)));
 
 /// Trusted Firmware holds the cores. On the A76 a core's number is in the second field of its affinity.
 fn start_cores(entry: u64, _release: &AtomicU64) {

@@ -22,7 +22,7 @@
 //!          devices                read, write, in order, uncached; where the board has them
 //! ```
 //!
-//! Before the tables are made, each board's start-up tables (`boot_tables` in its `machine.rs`, built by the assembler) map just enough
+//! Before the tables are made, each board's [`StartTable`], which lies ready in the image, maps just enough
 //! to run: until the MMU is on, memory is uncached, unaligned loads fault and exclusive loads do not work, so no Rust runs.
 //!
 //! Source: Arm ARM, D8 (VMSAv8-64 translation, 4 KiB granule, 39-bit addresses: a level-1 table of 1 GiB entries).
@@ -37,12 +37,6 @@ pub const STACK_BYTES: u64 = 0x4_0000;
 pub const MAIR: u64 = 0x04ff;
 /// 39-bit addresses, 4 KiB pages, tables in cacheable shared memory, no upper half; the size of physical addresses is added.
 pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23;
-/// A block of memory in the start-up tables: code and data alike.
-pub const BOOT_MEMORY: u64 = BLOCK | ACCESSED | SHARED | NO_USER_EXECUTE;
-/// A block of devices in the start-up tables.
-pub const BOOT_DEVICE: u64 = BLOCK | ACCESSED | DEVICE | NO_USER_EXECUTE | NO_EXECUTE;
-/// A start-up table's entry for a table, added to its address.
-pub const BOOT_TABLE: u64 = 3;
 
 const VALID: u64 = 1;
 const BLOCK: u64 = 1;
@@ -146,6 +140,56 @@ impl core::error::Error for Error {}
 #[derive(Clone, Copy, Debug)]
 #[repr(C, align(4096))]
 struct Table([u64; ENTRIES]);
+
+/// A table that lies ready in the image: `LEVEL` 1 of gigabytes, 2 of blocks of 2 MiB.
+#[derive(Debug)]
+#[repr(C, align(4096))]
+pub struct StartTable<const LEVEL: u32>([*const u8; ENTRIES]);
+
+// SAFETY: its pointers are entries for the MMU, never followed here.
+unsafe impl<const LEVEL: u32> Sync for StartTable<LEVEL> {}
+
+impl<const LEVEL: u32> Default for StartTable<LEVEL> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const LEVEL: u32> StartTable<LEVEL> {
+    /// Nothing mapped.
+    pub const fn new() -> Self {
+        Self([core::ptr::null(); ENTRIES])
+    }
+
+    /// Maps whole entries as memory, for code and data alike.
+    pub const fn memory(self, start: u64, end: u64) -> Self {
+        self.map(start, end, SHARED)
+    }
+
+    /// Maps whole entries as devices.
+    pub const fn devices(self, start: u64, end: u64) -> Self {
+        self.map(start, end, DEVICE | NO_EXECUTE)
+    }
+
+    const fn map(mut self, start: u64, end: u64, attributes: u64) -> Self {
+        assert!(start % size(LEVEL) == 0 && end % size(LEVEL) == 0);
+        let mut at = start;
+        while at < end {
+            let entry = at | BLOCK | ACCESSED | NO_USER_EXECUTE | attributes;
+            self.0[index(at, LEVEL)] = core::ptr::without_provenance(entry as usize);
+            at += size(LEVEL);
+        }
+        self
+    }
+}
+
+impl StartTable<1> {
+    /// Has the gigabyte that holds `address` mapped by a table.
+    pub const fn table(mut self, address: u64, table: &'static StartTable<2>) -> Self {
+        self.0[index(address, 1)] = core::ptr::from_ref(table).cast::<u8>().wrapping_add(TABLE as usize);
+        self
+    }
+}
 
 /// `N` page tables, the first the root. They hold their own addresses: they stay where they were when the first region was mapped.
 #[derive(Debug)]
@@ -276,6 +320,19 @@ mod tests {
         }
         // Root, one of level 2, pages at the beginning and none at the end, where blocks fit.
         assert_eq!(tables.used, 2);
+    }
+
+    #[test]
+    fn a_table_in_the_image_is_what_the_mmu_reads() {
+        static LOW: StartTable<2> = StartTable::new().memory(0, 4 << 20).devices(0x3f00_0000, 0x4000_0000);
+        let root = StartTable::<1>::new().table(0, &LOW).devices(64 << 30, 66 << 30).0.map(|entry| entry.addr() as u64);
+        assert_eq!((root[0], root[64], root[65]), (LOW.0.as_ptr().addr() as u64 | 3, 0x60_0010_0000_0405, 0x60_0010_4000_0405));
+        let low = LOW.0.map(|entry| entry.addr() as u64);
+        assert_eq!(
+            (low[0], low[1], low[504], low[511]),
+            (0x40_0000_0000_0701, 0x40_0000_0020_0701, 0x60_0000_3f00_0405, 0x60_0000_3fe0_0405)
+        );
+        assert_eq!((root.iter().filter(|entry| **entry != 0).count(), low.iter().filter(|entry| **entry != 0).count()), (3, 10));
     }
 
     #[test]

@@ -44,10 +44,14 @@ unsafe extern "C" {
     fn _start_core() -> !;
 }
 
-/// Names the board (a `static` that implements [`Platform`]) and the function that is called once all is up.
+/// Names the board (a `static` that implements [`Platform`]), the function that is called once all is up, and the tables until the board says
+/// how much memory there is.
 #[macro_export]
 macro_rules! entry {
-    ($board:expr, $main:path) => {
+    ($board:expr, $main:path, $tables:expr) => {
+        #[unsafe(no_mangle)]
+        static BOURN_TABLES: $crate::memory::StartTable<1> = $tables;
+
         #[unsafe(no_mangle)]
         static BOURN_BOARD: &'static dyn $crate::platform::Platform = &$board;
 

@@ -34,7 +34,7 @@ _start:
     bl      core_number
     cbnz    x1, park
     bl      to_el1
-    adrp    x0, boot_tables
+    adrp    x0, BOURN_TABLES
     bl      mmu_on
     bl      stack_of_core
     adrp    x2, __bss
