@@ -113,6 +113,23 @@ impl Area {
         Ok(None)
     }
 
+    /// Makes two empty slots on a card of `n_blocks` with nothing else: a boot record with one partition from 1 MiB to the end, then
+    /// [`Self::create`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn on_new_card<D: BlockDevice>(card: &D, n_blocks: u32) -> Result<Self, Trouble> {
+        const FIRST: u32 = 2048;
+        let n_blocks = n_blocks.saturating_sub(FIRST);
+        let mut record = fat::empty();
+        record[446 + 4] = PARTITION;
+        record[446 + 8..446 + 12].copy_from_slice(&FIRST.to_le_bytes());
+        record[446 + 12..446 + 16].copy_from_slice(&n_blocks.to_le_bytes());
+        record[510..].copy_from_slice(&[0x55, 0xaa]);
+        write_blocks(card, &[record], 0)?;
+        Self::create(card, FIRST, n_blocks)
+    }
+
     /// Makes two empty slots in a partition that begins at block `first`: both copies of the table, and no image in either.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::io;
 use std::rc::Rc;
 
-use bourn_app::slots::{Area, PARTITION};
+use bourn_app::slots::Area;
 use bourn_app::{Board, Memory, Parts};
 use bourn_core::Candidate;
 use bourn_kernels::OneCore;
@@ -17,8 +17,8 @@ use embedded_io::{ErrorType, Read, ReadReady, Write};
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
 
 const IMAGE: &[u8] = include_bytes!("../../fixtures/v1-quantized.bourn");
-/// First block of the slots' partition, and its blocks.
-const SLOTS: (u32, u32) = (2048, 5 * 2048);
+/// Of the card: 6 MiB.
+const BLOCKS: u32 = 6 * 2048;
 const RAM: usize = 8 << 20;
 
 /// Bytes as they come over a line, and as the body of a frame whose CRC is right.
@@ -152,13 +152,7 @@ impl Card {
     /// Two slots, the image in the first.
     fn new() -> Self {
         let card = Self::default();
-        let mut mbr = [0; 512];
-        mbr[446 + 4] = PARTITION;
-        mbr[454..458].copy_from_slice(&SLOTS.0.to_le_bytes());
-        mbr[458..462].copy_from_slice(&SLOTS.1.to_le_bytes());
-        mbr[510..].copy_from_slice(&[0x55, 0xaa]);
-        card.0.borrow_mut().insert(0, mbr);
-        let area = Area::create(&card, SLOTS.0, SLOTS.1).expect("there is room for two slots");
+        let area = Area::on_new_card(&card, BLOCKS).expect("there is room for two slots");
         for (block, bytes) in (area.place(0).first.0..).zip(IMAGE.as_chunks::<512>().0) {
             card.0.borrow_mut().insert(block, *bytes);
         }
@@ -178,13 +172,13 @@ impl BlockDevice for Card {
 
     fn write(&self, blocks: &[Block], first: BlockIdx) -> io::Result<()> {
         for (i, block) in (first.0..).zip(blocks) {
-            assert!(i < SLOTS.0 + SLOTS.1, "a write beyond the card");
+            assert!(i < BLOCKS, "a write beyond the card");
             self.0.borrow_mut().insert(i, block.contents);
         }
         Ok(())
     }
 
     fn num_blocks(&self) -> io::Result<BlockCount> {
-        Ok(BlockCount(SLOTS.0 + SLOTS.1))
+        Ok(BlockCount(BLOCKS))
     }
 }

@@ -146,8 +146,8 @@ pub const SLOTS: (u32, u32) = (2048, 5 * 2048);
 
 /// A card with two slots of a small size, `image` in the first.
 pub fn slotted(image: &[u8]) -> Card {
-    let card = Card::of(partitioned(SLOTS.0 + SLOTS.1, &[(bourn_app::slots::PARTITION, SLOTS.0, SLOTS.1)]));
-    let area = bourn_app::slots::Area::create(&card, SLOTS.0, SLOTS.1).unwrap();
+    let card = Card::of(vec![0; (SLOTS.0 + SLOTS.1) as usize * 512]);
+    let area = bourn_app::slots::Area::on_new_card(&card, SLOTS.0 + SLOTS.1).unwrap();
     let at = area.place(0).first.0 as usize * 512;
     card.state().bytes[at..at + image.len()].copy_from_slice(image);
     card

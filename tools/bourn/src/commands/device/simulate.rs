@@ -26,8 +26,6 @@ use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-/// Where the partition with the slots begins: 1 MiB, as tools that make cards have it.
-const FIRST: u32 = 2048;
 const MIB: u64 = 1 << 20;
 /// Blocks moved at once.
 const BLOCKS: usize = 128;
@@ -94,14 +92,8 @@ fn card(a: &Simulate) -> Result<Card> {
         u32::try_from((2 * slot + 3 * MIB) / 512).map_err(|_| anyhow!("{shown}: too large for a card: {need} bytes"))?;
     let (file, path) = new_file(a.card.as_deref())?;
     file.set_len(u64::from(n_blocks) * 512).with_context(|| path.clone())?;
-    let mut mbr = [0; 512];
-    mbr[446 + 4] = slots::PARTITION;
-    mbr[446 + 8..446 + 12].copy_from_slice(&FIRST.to_le_bytes());
-    mbr[446 + 12..446 + 16].copy_from_slice(&(n_blocks - FIRST).to_le_bytes());
-    mbr[510..].copy_from_slice(&[0x55, 0xaa]);
-    file.write_all_at(&mbr, 0).with_context(|| path.clone())?;
     let card = Card::open(file, &path)?;
-    let area = slots::Area::create(&card, FIRST, n_blocks - FIRST).map_err(|e| anyhow!("{path}: {e}"))?;
+    let area = slots::Area::on_new_card(&card, n_blocks).map_err(|e| anyhow!("{path}: {e}"))?;
     let mut to = &card.file;
     io::Seek::seek(&mut to, io::SeekFrom::Start(area.place(0).first.into_bytes())).with_context(|| path.clone())?;
     io::copy(&mut source, &mut to).with_context(|| path.clone())?;
