@@ -1,0 +1,22 @@
+//! The kernels, in CubeCL: written once here, compiled to WGSL by [`crate::compile`] for the shapes of a model.
+//!
+//! Modules in path order: [`norm`] (residual sum, norm, int8 form) → [`mul`] (matrix times vectors) → [`rope`] (biases, head
+//! norms, rotation, KV cache) → [`attend`] → [`gate`] (activation) → [`head`] (logits to candidates); [`float`] is what they
+//! share.
+//!
+//! Nothing here needs more than WebGPU guarantees: no half floats, no subgroups, at most 256 invocations and 16 KiB of workgroup
+//! memory, 8 buffers. What is stored in halves or bytes is taken apart with whole numbers.
+//!
+//! Tokens are lanes: a buffer of activations with `L` tokens side by side is `[cols][L]`, `L` being 1 for decoding and
+//! [`TOKENS`] for prefill, so that one weight, unpacked once, meets its `L` activations as vectors of 4.
+
+pub mod attend;
+pub mod float;
+pub mod gate;
+pub mod head;
+pub mod mul;
+pub mod norm;
+pub mod rope;
+
+/// Tokens that a pass of prefill takes at once: they share every weight that is read.
+pub const TOKENS: u32 = 16;

@@ -1,0 +1,23 @@
+//! The decoder on a GPU: kernels written in CubeCL, compiled to WGSL by its compiler, driven by wgpu.
+//!
+//! Modules in path order: [`adapter`] (what there is) → [`device`] (what was opened) → [`weights`] (the image on it) → `kernels` (in
+//! CubeCL) → `compile` (WGSL, pipelines) → `program` (dispatches) → `record` (the decoder as dispatches) → [`session`].
+#![deny(unsafe_code)]
+
+pub mod adapter;
+mod buffers;
+mod compile;
+pub mod device;
+mod error;
+mod kernels;
+mod program;
+mod record;
+pub mod session;
+mod wait;
+pub mod weights;
+
+pub use adapter::{Adapter, Choice, Kind};
+pub use device::{Device, DeviceOptions};
+pub use error::Error;
+pub use session::{GpuModel, GpuOptions, GpuSession, GpuStats};
+pub use weights::Weights;
