@@ -79,8 +79,7 @@ pub fn shader(kernel: &dyn CubeKernel, n_buffers: usize) -> Result<Shader, Error
     let definition = kernel.define();
     let entry = definition.settings.kernel_name.clone();
     let refused = |why: String| Error::Driver { doing: format!("compile {entry}"), why };
-    let compiled =
-        WgslCompiler.compile(definition, &WgpuCompilationOptions::default()).map_err(|e| refused(format!("{e:?}")))?;
+    let compiled = WgslCompiler.compile(definition, &WgpuCompilationOptions::default()).map_err(|e| refused(format!("{e:?}")))?;
     let io = WgslCompiler::buffer_io(&compiled).unwrap_or_default();
     let writes: Vec<bool> = (0..n_buffers).map(|i| io.get(i).is_none_or(|io| io.is_writable())).collect();
     // CubeCL lets buffers share memory, so all are written to by its text; here those that are only read are bound so, and the
@@ -93,7 +92,8 @@ pub fn shader(kernel: &dyn CubeKernel, n_buffers: usize) -> Result<Shader, Error
         }
         let binding = writes.iter().enumerate().filter(|(_, writes)| !**writes).map(|(i, _)| i);
         let read = binding.into_iter().find(|i| line.starts_with(&format!("@group(0) @binding({i}) ")));
-        let line = if read.is_some() { line.replacen("var<storage, read_write>", "var<storage, read>", 1) } else { line.to_owned() };
+        let line =
+            if read.is_some() { line.replacen("var<storage, read_write>", "var<storage, read>", 1) } else { line.to_owned() };
         let _ = writeln!(text, "{line}");
     }
     if uses_lengths {
@@ -127,16 +127,6 @@ impl Pipelines {
         self.made.insert(key.to_owned(), Arc::clone(&made));
         Ok(made)
     }
-
-    /// Pipelines made.
-    pub fn len(&self) -> usize {
-        self.made.len()
-    }
-
-    /// Whether none was made.
-    pub fn is_empty(&self) -> bool {
-        self.made.is_empty()
-    }
 }
 
 fn pipeline(device: &Device, key: &str, shader: &Shader) -> Result<Pipeline, Error> {
@@ -158,8 +148,7 @@ fn pipeline(device: &Device, key: &str, shader: &Shader) -> Result<Pipeline, Err
             count: None,
         })
         .collect();
-    let layout =
-        device.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(key), entries: &entries });
+    let layout = device.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(key), entries: &entries });
     let pipeline_layout = device.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
         label: Some(key),
         bind_group_layouts: &[Some(&layout)],

@@ -51,7 +51,11 @@ fn least(adapter: &wgpu::Limits) -> wgpu::Limits {
 fn check(need: &wgpu::Limits, have: &wgpu::Limits) -> Result<(), Error> {
     for (what, need, found) in [
         ("maxStorageBuffersPerShaderStage", need.max_storage_buffers_per_shader_stage, have.max_storage_buffers_per_shader_stage),
-        ("maxComputeInvocationsPerWorkgroup", need.max_compute_invocations_per_workgroup, have.max_compute_invocations_per_workgroup),
+        (
+            "maxComputeInvocationsPerWorkgroup",
+            need.max_compute_invocations_per_workgroup,
+            have.max_compute_invocations_per_workgroup,
+        ),
         ("maxComputeWorkgroupSizeX", need.max_compute_workgroup_size_x, have.max_compute_workgroup_size_x),
         ("maxComputeWorkgroupStorageSize", need.max_compute_workgroup_storage_size, have.max_compute_workgroup_storage_size),
         (
@@ -139,7 +143,8 @@ impl Device {
             return Err(Error::BindingTooLarge { what: what.to_owned(), need: size, found: self.binding_bytes });
         }
         let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false });
+        let buffer =
+            self.device.create_buffer(&wgpu::BufferDescriptor { label: Some(what), size, usage, mapped_at_creation: false });
         match block_on(scope.pop()) {
             Some(_) => Err(Error::OutOfMemory { what: what.to_owned(), need: size }),
             None => self.check().map(|()| buffer),

@@ -156,7 +156,8 @@ impl<'r> Recorder<'r> {
             let (buffer, word) = self.weights.place(image, &tensor);
             let tiles = layout::n_tiles(tensor.rows) as u32;
             if let Some(run) = runs.last_mut() {
-                let same = run.buffer == buffer && run.tensor.role == tensor.role && run.tensor.dtype == tensor.dtype && !run.ended;
+                let same =
+                    run.buffer == buffer && run.tensor.role == tensor.role && run.tensor.dtype == tensor.dtype && !run.ended;
                 let distance = word.wrapping_sub(run.word + (run.parts - 1) * run.part_words);
                 let even = run.parts == 1 || distance == run.part_words;
                 let joins = run.tensor.table == tensor.table && tensor.role.is_parted() && tiles <= run.tiles_of_part;
@@ -187,8 +188,11 @@ impl<'r> Recorder<'r> {
         let cols = first.tensor.cols as u32;
         let steps = if dtype.is_quantized() { cols.div_ceil(64) * 2 } else { cols };
         let mut splits = splits;
-        while splits > 1 && splits > steps {
+        while splits > 4 && splits > steps {
             splits /= 2;
+        }
+        if !dtype.is_quantized() {
+            splits = 4;
         }
         let spec = mul::Spec { dtype, cols, splits, matrices: runs.len() as u32, stride };
         let mut words = vec![0; (mul::HEADER_WORDS + mul::MATRIX_WORDS * spec.matrices) as usize];

@@ -66,8 +66,7 @@ impl Weights {
                 }
             }
         }
-        let buffers =
-            sizes.iter().map(|&size| device.buffer("weights", size, storage)).collect::<Result<Vec<_>, _>>()?;
+        let buffers = sizes.iter().map(|&size| device.buffer("weights", size, storage)).collect::<Result<Vec<_>, _>>()?;
         let vectors_of: Vec<Tensor<'_>> = (0..image.n_tensors()).map(|i| image.tensor(i)).filter(is_vector).collect();
         let (mut vector_at, mut vectors) = (HashMap::new(), Vec::<u8>::new());
         let mut written = 0;

@@ -1,6 +1,7 @@
 //! Attention of one query head over its KV head, as an online softmax in one walk over the cache.
 
 use super::float::{exp, half_of, softcap};
+use super::norm::sum_of_16;
 use super::rope::Spec as Heads;
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
@@ -94,8 +95,14 @@ pub fn attend(qkv: &[f32], cache: &[u32], step: &[u32], out: &mut [f32], #[compt
             weight = exp(score - new_top);
         }
         weights[unit as usize] = weight;
-        sum = fma(sum, shrink, weight);
         sync_cube();
+        if unit < 16u32 {
+            sum = sum * shrink;
+            #[unroll]
+            for i in 0..4u32 {
+                sum += weights[(unit + comptime!(16 * i)) as usize];
+            }
+        }
         let first = select(begin > run * RUN, begin - run * RUN, 0u32);
         let last = min(end - run * RUN, RUN);
         #[unroll]
@@ -121,18 +128,7 @@ pub fn attend(qkv: &[f32], cache: &[u32], step: &[u32], out: &mut [f32], #[compt
         sync_cube();
         run += 1u32;
     }
-    room[unit as usize] = sum;
-    sync_cube();
-    #[unroll]
-    for i in 0..6u32 {
-        let half = comptime!(32u32 >> i);
-        if unit < half {
-            let other = room[(unit + half) as usize];
-            room[unit as usize] += other;
-        }
-        sync_cube();
-    }
-    let total = room[0];
+    let total = sum_of_16(sum, &mut room);
     let at = t * comptime!(heads.n_heads * heads.head_dim) + head * head_dim;
     #[unroll]
     for r in 0..rounds {

@@ -1,8 +1,9 @@
 //! Matrix times vectors, straight from the image's layout (FORMAT.md §4): 16 rows are 16 neighbouring units.
 //!
-//! A workgroup takes one tile of 16 rows; `splits` sets of 16 units share its groups of 32 columns, and their sums are added up at
-//! the end, in order. Activations come in the CPU's int8 form, as floats that are whole numbers: sums of products of levels and such
-//! numbers stay below 2²⁴, so floats hold them exactly, and only the sum over groups is rounded, once for each group, as on the CPU.
+//! A workgroup takes one tile of 16 rows; `splits` sets of 16 units share its groups of 32 columns. Activations come in the CPU's int8
+//! form, as floats that are whole numbers: sums of products of levels and such numbers stay below 2²⁴, so floats hold them exactly, in
+//! any order. Only the sum over groups is rounded, and one unit adds it up in the order of FORMAT.md §4: a GPU whose fused
+//! multiply-add is fused gives the CPU's bits.
 
 use super::TOKENS;
 use super::float::{half_of, signed_byte};
@@ -23,7 +24,7 @@ pub struct Spec {
     pub dtype: Dtype,
     /// Columns.
     pub cols: u32,
-    /// Sets of 16 units that share the columns.
+    /// Sets of 16 units that share the columns; of float types 4, as the CPU has four running sums.
     pub splits: u32,
     /// Matrices one after another in the output.
     pub matrices: u32,
@@ -108,18 +109,13 @@ fn minimum_of(w: &[u32], base: u32, row: u32, g: u32) -> f32 {
 
 /// `y = W·x` of one token, quantized types. `x`: codes by fours; `scales`: `[groups][2]`; `params`: tiles in all, then the matrices.
 #[cube(launch_unchecked)]
-pub fn matvec(
-    w: &[u32],
-    x: &[Vector<f32, Const<4>>],
-    scales: &[f32],
-    params: &[u32],
-    y: &mut [f32],
-    #[comptime] spec: Spec,
-) {
+pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
     let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);
     let splits = comptime!(spec.splits);
     let mut levels = Shared::<[f32]>::new_slice(16usize);
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
+    let mut dots = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
+    let mut factors = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
+    let mut minima = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
     let wanted = CUBE_POS_X + CUBE_POS_Y * CUBE_COUNT_X;
     let tile = min(wanted, params[0] - 1u32);
     let at = matrix_of(params, tile, spec);
@@ -130,50 +126,60 @@ pub fn matvec(
         sync_cube();
     }
     let base = tile_at(params, at, tile, spec);
+    let groups = comptime!(spec.steps());
     let mut acc = 0.0f32;
-    let mut g = split;
-    while g < comptime!(spec.steps()) {
-        let codes = codes_at(base, row, g, spec);
-        let mut dot = 0.0f32;
-        if comptime!(spec.is_four_bits()) {
-            #[unroll]
-            for p in 0..4u32 {
-                let word = w[(codes + comptime!(16 * p)) as usize];
-                let lo = x[(g * 8u32 + p) as usize];
-                let hi = x[(g * 8u32 + comptime!(4 + p)) as usize];
+    let mut first = 0u32;
+    while first < groups {
+        let g = first + split;
+        if g < groups {
+            let codes = codes_at(base, row, g, spec);
+            let mut dot = 0.0f32;
+            if comptime!(spec.is_four_bits()) {
                 #[unroll]
-                for j in 0..4usize {
-                    let shift = comptime!(8 * j as u32);
-                    dot = fma(levels[((word >> shift) & 15u32) as usize], lo.extract(j), dot);
-                    dot = fma(levels[((word >> comptime!(shift + 4)) & 15u32) as usize], hi.extract(j), dot);
+                for p in 0..4u32 {
+                    let word = w[(codes + comptime!(16 * p)) as usize];
+                    let lo = x[(g * 8u32 + p) as usize];
+                    let hi = x[(g * 8u32 + comptime!(4 + p)) as usize];
+                    #[unroll]
+                    for j in 0..4usize {
+                        let shift = comptime!(8 * j as u32);
+                        dot = fma(levels[((word >> shift) & 15u32) as usize], lo.extract(j), dot);
+                        dot = fma(levels[((word >> comptime!(shift + 4)) & 15u32) as usize], hi.extract(j), dot);
+                    }
+                }
+            } else {
+                #[unroll]
+                for p in 0..8u32 {
+                    let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
+                    let word = w[(codes + step) as usize];
+                    let v = x[(g * 8u32 + p) as usize];
+                    #[unroll]
+                    for j in 0..4usize {
+                        dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
+                    }
                 }
             }
-        } else {
-            #[unroll]
-            for p in 0..8u32 {
-                let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
-                let word = w[(codes + step) as usize];
-                let v = x[(g * 8u32 + p) as usize];
-                #[unroll]
-                for j in 0..4usize {
-                    dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
+            dots[UNIT_POS_X as usize] = dot;
+            factors[UNIT_POS_X as usize] = scale_of(w, base, row, g, spec) * scales[(2u32 * g) as usize];
+            if comptime!(matches!(spec.dtype, Dtype::Q4M)) {
+                minima[UNIT_POS_X as usize] = minimum_of(w, base, row, g);
+            }
+        }
+        sync_cube();
+        if split == 0u32 {
+            for s in 0..min(splits, groups - first) {
+                let at = s * 16u32 + row;
+                acc = fma(dots[at as usize], factors[at as usize], acc);
+                if comptime!(matches!(spec.dtype, Dtype::Q4M)) {
+                    acc = fma(minima[at as usize], scales[(2u32 * (first + s) + 1u32) as usize], acc);
                 }
             }
         }
-        acc = fma(dot, scale_of(w, base, row, g, spec) * scales[(2u32 * g) as usize], acc);
-        if comptime!(matches!(spec.dtype, Dtype::Q4M)) {
-            acc = fma(minimum_of(w, base, row, g), scales[(2u32 * g + 1u32) as usize], acc);
-        }
-        g += splits;
+        sync_cube();
+        first += splits;
     }
-    sums[UNIT_POS_X as usize] = acc;
-    sync_cube();
     if split == 0u32 && wanted < params[0] {
-        let mut total = acc;
-        for s in 1..splits {
-            total += sums[(s * 16u32 + row) as usize];
-        }
-        y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row) as usize] = total;
+        y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row) as usize] = acc;
     }
 }
 
@@ -181,8 +187,7 @@ pub fn matvec(
 #[cube(launch_unchecked)]
 pub fn matvec_float(w: &[u32], x: &[f32], params: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
     let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);
-    let splits = comptime!(spec.splits);
-    let mut sums = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
+    let mut sums = Shared::<[f32]>::new_slice(64usize);
     let wanted = CUBE_POS_X + CUBE_POS_Y * CUBE_COUNT_X;
     let tile = min(wanted, params[0] - 1u32);
     let at = matrix_of(params, tile, spec);
@@ -191,15 +196,14 @@ pub fn matvec_float(w: &[u32], x: &[f32], params: &[u32], y: &mut [f32], #[compt
     let mut c = split;
     while c < comptime!(spec.steps()) {
         acc = fma(float_at(w, base, row, c, spec), x[c as usize], acc);
-        c += splits;
+        c += 4u32;
     }
     sums[UNIT_POS_X as usize] = acc;
     sync_cube();
     if split == 0u32 && wanted < params[0] {
-        let mut total = acc;
-        for s in 1..splits {
-            total += sums[(s * 16u32 + row) as usize];
-        }
+        let pair = acc + sums[(16u32 + row) as usize];
+        let other = sums[(32u32 + row) as usize] + sums[(48u32 + row) as usize];
+        let total = pair + other;
         y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row) as usize] = total;
     }
 }
@@ -214,41 +218,9 @@ fn float_at(w: &[u32], base: u32, row: u32, col: u32, #[comptime] spec: Spec) ->
     }
 }
 
-/// Adds up the splits' sums of [`TOKENS`] tokens and writes them: `y[t][row]`.
-#[cube]
-fn finish(
-    acc: &Array<Vector<f32, Const<4>>>,
-    sums: &mut Shared<[Vector<f32, Const<4>>]>,
-    y: &mut [f32],
-    first: u32,
-    n: u32,
-    #[comptime] spec: Spec,
-) {
-    let splits = comptime!(spec.splits);
-    let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);
-    #[unroll]
-    for v in 0..4usize {
-        sums[(UNIT_POS_X * 4u32) as usize + v] = acc[v];
-    }
-    sync_cube();
-    let mut v = split;
-    while v < 4u32 {
-        let mut total = sums[(row * 4u32 + v) as usize];
-        for s in 1..splits {
-            total += sums[((s * 16u32 + row) * 4u32 + v) as usize];
-        }
-        #[unroll]
-        for j in 0..4usize {
-            let t = v * 4u32 + comptime!(j as u32);
-            if t < n {
-                y[((CUBE_POS_Z * TOKENS + t) * comptime!(spec.stride) + first + row) as usize] = total.extract(j);
-            }
-        }
-        v += splits;
-    }
-}
-
 /// [`matvec`] for [`TOKENS`] tokens at a time: `x` is codes `[cols][TOKENS]`, `scales` `[groups][2][TOKENS]`; `n` is in `step[1]`.
+///
+/// Units that share a row compute the dots of a group each; then each of the first 64 units adds up a row of four tokens.
 #[cube(launch_unchecked)]
 pub fn matmul(
     w: &[u32],
@@ -260,8 +232,11 @@ pub fn matmul(
     #[comptime] spec: Spec,
 ) {
     let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);
+    let splits = comptime!(spec.splits);
     let mut levels = Shared::<[f32]>::new_slice(16usize);
-    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(64 * spec.splits as usize));
+    let mut dots = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(64 * spec.splits as usize));
+    let mut factors = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
+    let mut minima = Shared::<[f32]>::new_slice(comptime!(16 * spec.splits as usize));
     let wanted = CUBE_POS_X + CUBE_POS_Y * CUBE_COUNT_X;
     let tile = min(wanted, params[0] - 1u32);
     let at = matrix_of(params, tile, spec);
@@ -273,77 +248,95 @@ pub fn matmul(
     }
     let base = tile_at(params, at, tile, spec);
     let groups = comptime!(spec.steps());
-    let first_group = CUBE_POS_Z * groups;
-    let mut acc = Array::<Vector<f32, Const<4>>>::new(4usize);
+    let block = CUBE_POS_Z * groups;
+    let mut acc = Vector::<f32, Const<4>>::new(0.0f32);
     let mut dot = Array::<Vector<f32, Const<4>>>::new(4usize);
-    let mut g = split;
-    while g < groups {
-        let codes = codes_at(base, row, g, spec);
-        let col = (first_group + g) * 32u32;
-        #[unroll]
-        for v in 0..4usize {
-            dot[v] = Vector::new(0.0f32);
-        }
-        if comptime!(spec.is_four_bits()) {
+    let mut first = 0u32;
+    while first < groups {
+        let g = first + split;
+        if g < groups {
+            let codes = codes_at(base, row, g, spec);
+            let col = (block + g) * 32u32;
             #[unroll]
-            for p in 0..4u32 {
-                let word = w[(codes + comptime!(16 * p)) as usize];
+            for v in 0..4usize {
+                dot[v] = Vector::new(0.0f32);
+            }
+            if comptime!(spec.is_four_bits()) {
                 #[unroll]
-                for j in 0..4u32 {
-                    let lo = Vector::new(levels[((word >> comptime!(8 * j)) & 15u32) as usize]);
-                    let hi = Vector::new(levels[((word >> comptime!(8 * j + 4)) & 15u32) as usize]);
+                for p in 0..4u32 {
+                    let word = w[(codes + comptime!(16 * p)) as usize];
                     #[unroll]
-                    for v in 0..4usize {
-                        let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                        dot[v] = fma(lo, x[at as usize], dot[v]);
-                        dot[v] = fma(hi, x[(at + 64u32) as usize], dot[v]);
+                    for j in 0..4u32 {
+                        let lo = Vector::new(levels[((word >> comptime!(8 * j)) & 15u32) as usize]);
+                        let hi = Vector::new(levels[((word >> comptime!(8 * j + 4)) & 15u32) as usize]);
+                        #[unroll]
+                        for v in 0..4usize {
+                            let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
+                            dot[v] = fma(lo, x[at as usize], dot[v]);
+                            dot[v] = fma(hi, x[(at + 64u32) as usize], dot[v]);
+                        }
+                    }
+                }
+            } else {
+                #[unroll]
+                for p in 0..8u32 {
+                    let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
+                    let word = w[(codes + step) as usize];
+                    #[unroll]
+                    for j in 0..4u32 {
+                        let weight = Vector::new(signed_byte(word, j));
+                        #[unroll]
+                        for v in 0..4usize {
+                            let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
+                            dot[v] = fma(weight, x[at as usize], dot[v]);
+                        }
                     }
                 }
             }
-        } else {
             #[unroll]
-            for p in 0..8u32 {
-                let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
-                let word = w[(codes + step) as usize];
-                #[unroll]
-                for j in 0..4u32 {
-                    let weight = Vector::new(signed_byte(word, j));
-                    #[unroll]
-                    for v in 0..4usize {
-                        let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                        dot[v] = fma(weight, x[at as usize], dot[v]);
-                    }
-                }
+            for v in 0..4usize {
+                dots[(UNIT_POS_X * 4u32 + comptime!(v as u32)) as usize] = dot[v];
             }
-        }
-        let scale = Vector::new(scale_of(w, base, row, g, spec));
-        #[unroll]
-        for v in 0..4usize {
-            let at = (first_group + g) * 8u32 + comptime!(v as u32);
-            acc[v] = fma(dot[v], scale * scales[at as usize], acc[v]);
+            factors[UNIT_POS_X as usize] = scale_of(w, base, row, g, spec);
             if comptime!(matches!(spec.dtype, Dtype::Q4M)) {
-                acc[v] = fma(Vector::new(minimum_of(w, base, row, g)), scales[(at + 4u32) as usize], acc[v]);
+                minima[UNIT_POS_X as usize] = minimum_of(w, base, row, g);
             }
         }
-        g += comptime!(spec.splits);
+        sync_cube();
+        if UNIT_POS_X < 64u32 {
+            let (row, v) = (UNIT_POS_X / 4u32, UNIT_POS_X % 4u32);
+            for s in 0..min(splits, groups - first) {
+                let at = s * 16u32 + row;
+                let of_x = (block + first + s) * 8u32 + v;
+                let factor = Vector::new(factors[at as usize]) * scales[of_x as usize];
+                acc = fma(dots[(at * 4u32 + v) as usize], factor, acc);
+                if comptime!(matches!(spec.dtype, Dtype::Q4M)) {
+                    acc = fma(Vector::new(minima[at as usize]), scales[(of_x + 4u32) as usize], acc);
+                }
+            }
+        }
+        sync_cube();
+        first += splits;
     }
     let out = params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32;
     let n = select(wanted < params[0], step[1] - CUBE_POS_Z * TOKENS, 0u32);
-    finish(&acc, &mut sums, y, out, n, spec);
+    if UNIT_POS_X < 64u32 {
+        #[unroll]
+        for j in 0..4usize {
+            let t = (UNIT_POS_X % 4u32) * 4u32 + comptime!(j as u32);
+            if t < n {
+                let at = (CUBE_POS_Z * TOKENS + t) * comptime!(spec.stride) + out + UNIT_POS_X / 4u32;
+                y[at as usize] = acc.extract(j);
+            }
+        }
+    }
 }
 
 /// [`matvec_float`] for [`TOKENS`] tokens at a time: `x` is `[cols][TOKENS]`.
 #[cube(launch_unchecked)]
-pub fn matmul_float(
-    w: &[u32],
-    x: &[Vector<f32, Const<4>>],
-    params: &[u32],
-    step: &[u32],
-    y: &mut [f32],
-    #[comptime] spec: Spec,
-) {
+pub fn matmul_float(w: &[u32], x: &[Vector<f32, Const<4>>], params: &[u32], step: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
     let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);
-    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(comptime!(64 * spec.splits as usize));
+    let mut sums = Shared::<[Vector<f32, Const<4>>]>::new_slice(256usize);
     let wanted = CUBE_POS_X + CUBE_POS_Y * CUBE_COUNT_X;
     let tile = min(wanted, params[0] - 1u32);
     let at = matrix_of(params, tile, spec);
@@ -357,9 +350,25 @@ pub fn matmul_float(
             let at = (CUBE_POS_Z * comptime!(spec.cols) + c) * 4u32 + comptime!(v as u32);
             acc[v] = fma(weight, x[at as usize], acc[v]);
         }
-        c += comptime!(spec.splits);
+        c += 4u32;
     }
     let out = params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32;
     let n = select(wanted < params[0], step[1] - CUBE_POS_Z * TOKENS, 0u32);
-    finish(&acc, &mut sums, y, out, n, spec);
+    #[unroll]
+    for v in 0..4usize {
+        sums[(UNIT_POS_X * 4u32 + comptime!(v as u32)) as usize] = acc[v];
+    }
+    sync_cube();
+    // Unit: a row and four tokens.
+    let at = row * 4u32 + split;
+    let pair = sums[at as usize] + sums[(at + 64u32) as usize];
+    let other = sums[(at + 128u32) as usize] + sums[(at + 192u32) as usize];
+    let total = pair + other;
+    #[unroll]
+    for j in 0..4usize {
+        let t = split * 4u32 + comptime!(j as u32);
+        if t < n {
+            y[((CUBE_POS_Z * TOKENS + t) * comptime!(spec.stride) + out + row) as usize] = total.extract(j);
+        }
+    }
 }

@@ -29,24 +29,40 @@ pub struct Spec {
     pub eps: u32,
 }
 
-/// Adds up the workgroup's numbers: every unit gets the sum.
+/// Adds the squares of `room`'s `n` numbers (a multiple of 16) to the sums that the first 16 units hold, as the CPU's lanes do:
+/// number `c` to unit `c mod 16`, in rising order.
 #[cube]
-pub fn sum_units(x: f32, room: &mut Shared<[f32]>, #[comptime] units: u32) -> f32 {
-    room[UNIT_POS_X as usize] = x;
+pub fn add_squares(sum: f32, room: &Shared<[f32]>, #[comptime] n: u32) -> f32 {
+    let mut sum = sum;
+    if UNIT_POS_X < 16u32 {
+        for i in 0..comptime!(n / 16) {
+            let x = room[(i * 16u32 + UNIT_POS_X) as usize];
+            sum = fma(x, x, sum);
+        }
+    }
+    sum
+}
+
+/// The sum of what the first 16 units hold, added by halves, to every unit. All units take part; `room` may be in use before.
+#[cube]
+pub fn sum_of_16(sum: f32, room: &mut Shared<[f32]>) -> f32 {
     sync_cube();
-    let steps = comptime!(units.ilog2());
+    if UNIT_POS_X < 16u32 {
+        room[UNIT_POS_X as usize] = sum;
+    }
+    sync_cube();
     #[unroll]
-    for i in 0..steps {
-        let step = comptime!(units >> (i + 1));
+    for i in 0..4u32 {
+        let step = comptime!(8u32 >> i);
         if UNIT_POS_X < step {
             let other = room[(UNIT_POS_X + step) as usize];
             room[UNIT_POS_X as usize] += other;
         }
         sync_cube();
     }
-    let sum = room[0];
+    let total = room[0];
     sync_cube();
-    sum
+    total
 }
 
 /// The largest of each 32 neighbouring units' numbers, and their sum: both to every one of them.
@@ -143,15 +159,19 @@ pub fn add_norm(
             let mut squares = 0.0f32;
             for i in 0..steps {
                 let col = i * UNITS + UNIT_POS_X;
+                let mut x = 0.0f32;
                 if col < cols {
-                    let mut x = projected[(t * comptime!(spec.stride) + col) as usize];
+                    x = projected[(t * comptime!(spec.stride) + col) as usize];
                     if comptime!(spec.bias) {
                         x += vectors[(params[0] + col) as usize];
                     }
-                    squares = fma(x, x, squares);
                 }
+                tops[UNIT_POS_X as usize] = x;
+                sync_cube();
+                squares = add_squares(squares, &tops, UNITS);
+                sync_cube();
             }
-            factor = 1.0f32 / f32::sqrt(sum_units(squares, &mut tops, UNITS) / f32::cast_from(cols) + eps);
+            factor = 1.0f32 / f32::sqrt(sum_of_16(squares, &mut tops) / f32::cast_from(cols) + eps);
         }
         for i in 0..steps {
             let col = i * UNITS + UNIT_POS_X;
@@ -170,12 +190,16 @@ pub fn add_norm(
     let mut squares = 0.0f32;
     for i in 0..steps {
         let col = i * UNITS + UNIT_POS_X;
+        let mut x = 0.0f32;
         if col < cols {
-            let x = residual[(t * cols + col) as usize];
-            squares = fma(x, x, squares);
+            x = residual[(t * cols + col) as usize];
         }
+        tops[UNIT_POS_X as usize] = x;
+        sync_cube();
+        squares = add_squares(squares, &tops, UNITS);
+        sync_cube();
     }
-    let factor = 1.0f32 / f32::sqrt(sum_units(squares, &mut tops, UNITS) / f32::cast_from(cols) + eps);
+    let factor = 1.0f32 / f32::sqrt(sum_of_16(squares, &mut tops) / f32::cast_from(cols) + eps);
     for i in 0..steps {
         let col = i * UNITS + UNIT_POS_X;
         let mut value = 0.0f32;

@@ -4,7 +4,7 @@
 //! neighbouring dimensions are one word.
 
 use super::float::f32_to_half;
-use super::norm::sum_units;
+use super::norm::{add_squares, sum_of_16};
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
@@ -54,11 +54,6 @@ impl Spec {
     pub const fn words(&self) -> u32 {
         if self.halves { self.head_dim / 2 } else { self.head_dim }
     }
-
-    /// Words of the cache of a layer.
-    pub const fn cache_words(&self) -> u64 {
-        2 * self.n_kv_heads as u64 * self.slots as u64 * self.words() as u64
-    }
 }
 
 /// One workgroup per head (queries, then keys, then values) and token.
@@ -70,9 +65,10 @@ pub fn rope(qkv: &mut [f32], vectors: &[f32], params: &[u32], step: &[u32], cach
     let (head, t) = (CUBE_POS_X, CUBE_POS_Y);
     let head_dim = comptime!(spec.head_dim);
     let units = comptime!(spec.units);
-    let rounds = comptime!(spec.head_dim.div_ceil(spec.units));
-    let mut x = Shared::<[f32]>::new_slice(comptime!(spec.head_dim as usize));
-    let mut room = Shared::<[f32]>::new_slice(comptime!(spec.units as usize));
+    let rounds = comptime!(spec.head_dim.next_multiple_of(16).div_ceil(spec.units));
+    let padded = comptime!(spec.head_dim.next_multiple_of(16));
+    let mut x = Shared::<[f32]>::new_slice(comptime!(spec.head_dim.next_multiple_of(16) as usize));
+    let mut room = Shared::<[f32]>::new_slice(16usize);
     let keys = comptime!(spec.n_heads);
     let values = comptime!(spec.n_heads + spec.n_kv_heads);
     let is_query = head < keys;
@@ -99,20 +95,23 @@ pub fn rope(qkv: &mut [f32], vectors: &[f32], params: &[u32], step: &[u32], cach
         has_norm = comptime!(u32::from(spec.norms[1])).runtime();
     }
     let at = t * comptime!(spec.stride()) + first + of_kind * head_dim;
-    let mut squares = 0.0f32;
     for i in 0..rounds {
         let d = i * units + UNIT_POS_X;
+        if d < padded {
+            x[d as usize] = 0.0f32;
+        }
         if d < head_dim {
             let mut value = qkv[(at + d) as usize];
             if has_bias != 0u32 {
                 value += vectors[(bias + of_kind * head_dim + d) as usize];
             }
-            squares = fma(value, value, squares);
             x[d as usize] = value;
         }
     }
     if comptime!(spec.norms[0] || spec.norms[1]) {
-        let mean = sum_units(squares, &mut room, units) / f32::cast_from(head_dim);
+        sync_cube();
+        let squares = add_squares(0.0f32, &x, comptime!(spec.head_dim.next_multiple_of(16)));
+        let mean = sum_of_16(squares, &mut room) / f32::cast_from(head_dim);
         let factor = 1.0f32 / f32::sqrt(mean + f32::from_bits(comptime!(spec.eps)));
         if has_norm != 0u32 {
             for i in 0..rounds {
