@@ -12,6 +12,13 @@ pub enum Error {
     Core(bourn_core::Error),
     /// The chat template refused, is broken, or does not end.
     Template(String),
+    /// The GPU could not be used.
+    #[cfg(feature = "gpu")]
+    Gpu(bourn_gpu::Error),
+    /// A GPU was asked of a build without that feature.
+    NoGpuBuild,
+    /// A GPU has no room for a budget: it holds all weights.
+    GpuRam,
     /// The image has no such part.
     Missing {
         /// The part.
@@ -62,6 +69,10 @@ impl fmt::Display for Error {
         match self {
             Self::Host(e) => e.fmt(f),
             Self::Core(e) => e.fmt(f),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(e) => e.fmt(f),
+            Self::NoGpuBuild => f.write_str("no gpu in this build: need the feature gpu, found it left out"),
+            Self::GpuRam => f.write_str("a gpu holds all weights: need no RAM budget, found one"),
             Self::Template(e) => write!(f, "chat template: {e}"),
             Self::Missing { what } => write!(f, "the image has no {what}"),
             Self::Isa { name, available } => write!(f, "isa {name} not found: this cpu has {}", available.join(", ")),
@@ -78,6 +89,8 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Host(e) => Some(e),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(e) => Some(e),
             Self::Core(e) | Self::PromptCache { why: PromptCacheError::Refused(e), .. } => Some(e),
             Self::PromptCache { why: PromptCacheError::Io(e), .. } => Some(e),
             _ => None,
@@ -94,5 +107,15 @@ impl From<bourn_host::Error> for Error {
 impl From<bourn_core::Error> for Error {
     fn from(e: bourn_core::Error) -> Self {
         Self::Core(e)
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl From<bourn_gpu::Error> for Error {
+    fn from(e: bourn_gpu::Error) -> Self {
+        match e {
+            bourn_gpu::Error::Core(e) => Self::Core(e),
+            e => Self::Gpu(e),
+        }
     }
 }

@@ -14,9 +14,10 @@
 //! # Ok::<(), bourn::Error>(())
 //! ```
 //!
-//! Modules in path order: [`model`] (an open image) → [`ram`] (its memory budget) → [`template`] (messages to prompt) → [`session`] (prompt to text, which [`stop`] cuts).
+//! Modules in path order: [`model`] (an open image) → [`device`] (what computes) → [`ram`] (its memory budget) → [`template`] (messages to prompt) → [`session`] (prompt to text, which [`stop`] cuts).
 #![deny(unsafe_code)]
 
+pub mod device;
 mod error;
 pub mod model;
 pub mod ram;
@@ -27,6 +28,7 @@ pub mod template;
 pub use bourn_core::text::EncodeOptions;
 pub use bourn_core::{HeadMode, KvDtype, SamplerOptions};
 pub use bourn_host::{RamPlan, StreamKind, StreamStats, Threads};
+pub use device::Compute;
 pub use error::{Error, PromptCacheError};
 pub use model::{Message, Model, OpenOptions};
 pub use ram::Ram;

@@ -1,6 +1,7 @@
 //! An open image with everything that runs it: kernels, workers, tokenizer, chat template.
 
 use crate::Error;
+use crate::device::{self, Compute, OnGpu};
 use crate::ram::Ram;
 use crate::session::{Session, SessionOptions};
 use crate::template::Template;
@@ -26,8 +27,10 @@ pub struct OpenOptions {
     pub isa: Option<String>,
     /// Within so much memory, whatever `stream` says; there is room for one session at a time.
     pub ram: Option<Ram>,
-    /// Which rows of a screened head are read.
+    /// Which rows of a screened head are read; a GPU reads all.
     pub head: HeadMode,
+    /// What computes.
+    pub compute: Compute,
 }
 
 /// An open model. Sessions borrow from it; any number may be open.
@@ -41,6 +44,7 @@ pub struct Model {
     opened_in: Duration,
     ram: Option<Ram>,
     head: HeadMode,
+    gpu: Option<OnGpu>,
     /// Whether a session has the room that a budget leaves for one.
     taken: AtomicBool,
     /// Bytes of the budget that are left to others.
@@ -61,8 +65,12 @@ impl Model {
                 available: bourn_kernels::available().map(|k| k.isa).collect(),
             })?,
         };
+        if options.ram.is_some() && options.compute != Compute::Cpu {
+            return Err(Error::GpuRam);
+        }
         let kind = if options.ram.is_some() { StreamKind::Paged } else { options.stream };
         let file = ImageFile::open(path, kind)?;
+        let gpu = device::open(&options.compute, &file)?;
         let threads = OnceLock::new();
         // Under a budget no pass is short enough to be timed for the count; the device is what is waited for.
         let wanted = options.threads.or_else(|| options.ram.as_ref().map(|_| Threads::both(machine::usable_cores())));
@@ -84,6 +92,7 @@ impl Model {
             opened_in: start.elapsed(),
             ram: options.ram.clone(),
             head: options.head,
+            gpu,
             taken: AtomicBool::new(false),
             reserved: AtomicU64::new(0),
         })
@@ -102,6 +111,25 @@ impl Model {
     /// Which rows of a screened head are read.
     pub fn head(&self) -> HeadMode {
         self.head
+    }
+
+    /// The GPU that holds the weights.
+    pub(crate) fn gpu(&self) -> Option<&OnGpu> {
+        self.gpu.as_ref()
+    }
+
+    /// What computes: `cpu`, or the GPU's name.
+    pub fn device(&self) -> String {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.device().adapter().name.clone();
+        }
+        "cpu".to_owned()
+    }
+
+    /// Whether a GPU computes.
+    pub fn is_on_gpu(&self) -> bool {
+        self.gpu.is_some()
     }
 
     /// The budget.

@@ -72,6 +72,11 @@ impl Sampler {
         Ok(Self { options, state: options.seed })
     }
 
+    /// Whether every draw is the most likely token as the logits stand: nothing else of them is looked at.
+    pub fn is_greedy(&self) -> bool {
+        (self.options.temperature == 0.0 || self.options.top_k == 1) && self.options.repetition_penalty == 1.0
+    }
+
     /// Draws a token. `logits` `[vocab]` are changed; `recent` are the tokens so far; `scratch` needs `vocab` candidates
     /// unless the temperature is 0.
     ///

@@ -181,9 +181,9 @@ impl<'m> Session<'m> {
         let at_once = self.prefill_block * BLOCKS_AT_ONCE;
         while self.tokens.len() - self.memory.position() > at_once {
             let from = self.memory.position();
-            if let Err(e) = self.memory.prefill(&mut engine, &self.tokens[from..from + at_once]) {
+            if let Err(e) = self.memory.read(&mut engine, &self.tokens[from..from + at_once]) {
                 self.go_back(unread, first)?;
-                return Err(e.into());
+                return Err(e);
             }
             if on_text("").is_break() {
                 let (read, took) = (self.memory.position() - unread, start.elapsed());
@@ -201,9 +201,9 @@ impl<'m> Session<'m> {
             }
         }
         let from = self.memory.position();
-        if let Err(e) = self.memory.prefill(&mut engine, &self.tokens[from..]) {
+        if let Err(e) = self.memory.read(&mut engine, &self.tokens[from..]) {
             self.go_back(unread, first)?;
-            return Err(e.into());
+            return Err(e);
         }
         let prefilled = start.elapsed();
         self.speculation.prefilled(prompt_tokens, prefilled);
@@ -216,13 +216,18 @@ impl<'m> Session<'m> {
             for row in 0..=drafts {
                 // As far as plain decoding would have read when it draws this token.
                 let position = read + row;
-                let logits = self.memory.logits(model.kernels(), image, row);
-                let drawn = logits.and_then(|l| sampler.sample(model.kernels(), l, &self.tokens, &mut self.candidates));
+                let best = if drafts == 0 && sampler.is_greedy() { self.memory.best(image) } else { None };
+                let drawn = match best {
+                    Some(best) => best,
+                    None => self.memory.logits(model.kernels(), image, row).and_then(|logits| {
+                        Ok(sampler.sample(model.kernels(), logits, &self.tokens, &mut self.candidates)?)
+                    }),
+                };
                 let id = match drawn {
                     Ok(id) => id,
                     Err(e) => {
                         self.memory.rewind(image, position)?;
-                        return Err(e.into());
+                        return Err(e);
                     }
                 };
                 if n == 0 {

@@ -3,6 +3,7 @@
 //! `prompt_cache` brings back what was read in another life, `generate` is the loop from prompt to text, `speculate` what makes
 //! a pass of it write several tokens.
 
+mod decoder;
 mod generate;
 mod prompt_cache;
 mod speculate;
@@ -13,6 +14,7 @@ pub use speculate::Speculate;
 use crate::ram::Room;
 use crate::{Error, Model};
 use bourn_core::{Candidate, Engine, KvDtype, Options};
+use decoder::Decoder;
 use bourn_host::{OwnedSession, Threads, calibrate, machine};
 use speculate::Speculation;
 use std::time::Duration;
@@ -66,7 +68,7 @@ impl SessionOptions {
 /// One text being read and written.
 pub struct Session<'m> {
     model: &'m Model,
-    memory: OwnedSession,
+    memory: Box<dyn Decoder>,
     threads: Threads,
     kv: KvDtype,
     prefill_block: usize,
@@ -79,6 +81,32 @@ pub struct Session<'m> {
     held: String,
     /// Of a RAM budget.
     _room: Option<Room<'m>>,
+}
+
+/// What computes the tokens of a session.
+#[cfg(feature = "gpu")]
+fn decoder(model: &Model, core: &Options) -> Result<Box<dyn Decoder>, Error> {
+    if let Some(gpu) = model.gpu() {
+        let options = bourn_gpu::GpuOptions {
+            context: core.context,
+            block: core.prefill_block,
+            kv: core.kv,
+            ..bourn_gpu::GpuOptions::default()
+        };
+        return Ok(Box::new(bourn_gpu::GpuSession::new(std::sync::Arc::clone(gpu), model.image(), &options)?));
+    }
+    on_cpu(model, core)
+}
+
+#[cfg(not(feature = "gpu"))]
+fn decoder(model: &Model, core: &Options) -> Result<Box<dyn Decoder>, Error> {
+    on_cpu(model, core)
+}
+
+fn on_cpu(model: &Model, core: &Options) -> Result<Box<dyn Decoder>, Error> {
+    let mut memory = OwnedSession::new(model.image(), core)?;
+    memory.set_head_mode(model.head());
+    Ok(Box::new(memory))
 }
 
 impl std::fmt::Debug for Session<'_> {
@@ -94,10 +122,12 @@ impl std::fmt::Debug for Session<'_> {
 impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, options: &SessionOptions) -> Result<Self, Error> {
         let image = model.image();
+        // On a GPU drafts are verified in a pass of its own kind, whose price is not known: only where they are asked for.
+        let speculate = if model.is_on_gpu() && options.speculate == Speculate::Auto { Speculate::Off } else { options.speculate };
+        let options = &SessionOptions { speculate, ..*options };
         let (core, room) = model.prepare(options)?;
         let vocab = image.shape().vocab as usize;
-        let mut memory = OwnedSession::new(image, &core)?;
-        memory.set_head_mode(model.head());
+        let memory = decoder(model, &core)?;
         let most = options.speculate.most(vocab, core.prefill_block).min(memory.verify_limit() - 1);
         let mut session = Self {
             model,
@@ -113,6 +143,9 @@ impl<'m> Session<'m> {
             _room: room,
         };
         model.pool().wait_started();
+        if model.is_on_gpu() {
+            return Ok(session);
+        }
         session.threads = match model.threads() {
             Some(threads) => threads,
             None => {
@@ -132,7 +165,7 @@ impl<'m> Session<'m> {
             calibrate::fastest(most, CALIBRATION, |n| {
                 self.threads = Threads::both(n);
                 self.memory.rewind(self.model.image(), 0)?;
-                self.run(|memory, engine| memory.prefill(engine, tokens).map(|_| ()))
+                self.run(|memory, engine| memory.read(engine, tokens))
             })
         };
         let found = Threads { decode: timed(&block[..1])?, prefill: timed(&block[..CALIBRATION_BLOCK.min(context)])? };
@@ -141,7 +174,7 @@ impl<'m> Session<'m> {
     }
 
     /// Runs `f` with an engine made for the moment.
-    fn run<T>(&mut self, f: impl FnOnce(&mut OwnedSession, &mut Engine<'_>) -> Result<T, bourn_core::Error>) -> Result<T, Error> {
+    fn run<T>(&mut self, f: impl FnOnce(&mut dyn Decoder, &mut Engine<'_>) -> Result<T, Error>) -> Result<T, Error> {
         let mut stream = self.model.file().stream();
         let (decode, prefill) = (self.model.pool().limited(self.threads.decode), self.model.pool().limited(self.threads.prefill));
         let mut engine = Engine {
@@ -151,7 +184,7 @@ impl<'m> Session<'m> {
             decode: &decode,
             prefill: &prefill,
         };
-        Ok(f(&mut self.memory, &mut engine)?)
+        f(&mut *self.memory, &mut engine)
     }
 
     /// Threads in use.
@@ -171,7 +204,13 @@ impl<'m> Session<'m> {
 
     /// Bytes of KV cache and buffers, touched or not.
     pub fn workspace_bytes(&self) -> usize {
-        self.memory.workspace_bytes()
+        self.memory.bytes()
+    }
+
+    /// What the GPU has done for this session; `None` on the CPU.
+    #[cfg(feature = "gpu")]
+    pub fn gpu_stats(&self) -> Option<bourn_gpu::GpuStats> {
+        self.memory.gpu_stats()
     }
 
     /// Tokens of the last answer.
@@ -228,7 +267,7 @@ impl<'m> Session<'m> {
     /// As [`Self::logits_of_all`].
     pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
         let (position, known) = (self.memory.position(), self.tokens.len());
-        if let Err(e) = self.run(|memory, engine| memory.prefill(engine, tokens).map(|_| ())) {
+        if let Err(e) = self.run(|memory, engine| memory.read(engine, tokens)) {
             self.go_back(position, known)?;
             return Err(e);
         }

@@ -8,6 +8,7 @@ use crate::{Error, Model, PromptCacheError};
 use bourn_core::KvDtype;
 use bourn_core::snapshot::{Extent, FIXED_BYTES, Head, Origin};
 use bourn_format::checksum;
+use bourn_host::OwnedSession;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
@@ -59,7 +60,7 @@ impl Session<'_> {
 
     fn load(&mut self, file: File, text: &[u32], at: &At<'_>) -> Result<usize, Error> {
         let image = self.model.image();
-        let origin = self.memory.origin(image);
+        let origin = self.memory.state()?.origin(image);
         let have = file.metadata().map_err(|e| at.io(e))?.len();
         let mut file = BufReader::with_capacity(FIXED_BYTES, file);
         let mut head = Vec::with_capacity(FIXED_BYTES);
@@ -75,7 +76,7 @@ impl Session<'_> {
         let same = head.tokens().zip(text).take_while(|(a, b)| a == *b).count();
         let same = same.min(text.len().saturating_sub(1)).min(self.memory.context());
         let known = self.tokens.iter().zip(text).take(self.memory.position()).take_while(|(a, b)| a == b).count();
-        let Ok(from) = self.memory.import_from(image, &extent, same) else { return Ok(0) };
+        let Ok(from) = self.memory.state()?.import_from(image, &extent, same) else { return Ok(0) };
         if same == 0 || same <= known {
             return Ok(0);
         }
@@ -91,9 +92,9 @@ impl Session<'_> {
             file.seek(SeekFrom::Start(offset)).and_then(|_| file.read_exact(bytes)).map_err(|e| at.io(e))?;
             head.check_block(index, bytes).map_err(|e| at.refused(e))?;
             let valid = if kind { from..same } else { 0..same };
-            self.memory.import(image, kind, block, valid, bytes)?;
+            self.memory.state_mut()?.import(image, kind, block, valid, bytes)?;
         }
-        self.memory.resume(same, from)?;
+        self.memory.state_mut()?.resume(same, from)?;
         self.tokens.extend_from_slice(&text[..same]);
         self.answer = same;
         Ok(same)
@@ -107,23 +108,24 @@ impl Session<'_> {
     pub fn save_prompt(&self, path: &Path, n: usize) -> Result<u64, Error> {
         let at = At(path, "write prompt cache");
         let image = self.model.image();
-        let position = self.memory.position();
-        let extent = self.memory.extent(image, n.min(position)).or_else(|_| self.memory.extent(image, position));
+        let (position, state) = (self.memory.position(), self.memory.state()?);
+        let extent = state.extent(image, n.min(position)).or_else(|_| state.extent(image, position));
         let extent = extent.map_err(|e| at.refused(e))?;
         let mut name = path.file_name().map(OsString::from).ok_or_else(|| at.io(io::ErrorKind::IsADirectory.into()))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         remove_abandoned(folder, &name);
         name.push(format!(".{}-{}.{PART}", std::process::id(), WRITES.fetch_add(1, Ordering::Relaxed)));
         let part = Part(folder.join(name));
-        let bytes = self.write_snapshot(&part.0, &extent, &self.memory.origin(image)).map_err(|e| at.io(e))?;
+        let bytes = self.write_snapshot(&part.0, &extent, state).map_err(|e| at.io(e))?;
         fs::rename(&part.0, path).map_err(|e| at.io(e))?;
         // The rename itself reaches the disk with its folder; where folders cannot be synced, later.
         let _ = File::open(folder).and_then(|folder| folder.sync_all());
         Ok(bytes)
     }
 
-    fn write_snapshot(&self, path: &Path, extent: &Extent, origin: &Origin) -> io::Result<u64> {
+    fn write_snapshot(&self, path: &Path, extent: &Extent, state: &OwnedSession) -> io::Result<u64> {
         let image = self.model.image();
+        let origin = &state.origin(image);
         let (full, sliding) = extent.blocks(origin);
         let mut head = vec![0; extent.head_bytes(origin)];
         let mut bytes = vec![0; origin.block_bytes(false).max(origin.block_bytes(true))];
@@ -138,7 +140,7 @@ impl Session<'_> {
         file.write_all(&head)?;
         for (kind, block) in (0..full).map(|i| (false, i)).chain(sliding.map(|i| (true, i))) {
             let bytes = &mut bytes[..origin.block_bytes(kind)];
-            self.memory.export(image, extent, kind, block, bytes);
+            state.export(image, extent, kind, block, bytes);
             sums.push(checksum(bytes));
             file.write_all(bytes)?;
         }
