@@ -114,6 +114,7 @@ impl Model {
     }
 
     /// The GPU that holds the weights.
+    #[cfg(feature = "gpu")]
     pub(crate) fn gpu(&self) -> Option<&OnGpu> {
         self.gpu.as_ref()
     }

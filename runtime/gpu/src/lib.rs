@@ -5,6 +5,7 @@
 #![deny(unsafe_code)]
 
 pub mod adapter;
+mod bandwidth;
 mod buffers;
 mod compile;
 pub mod device;

@@ -61,12 +61,18 @@ struct Step {
 #[derive(Debug)]
 pub(crate) struct Program {
     steps: Vec<Step>,
+    bytes: u64,
 }
 
 impl Program {
     /// Dispatches.
     pub fn len(&self) -> usize {
         self.steps.len()
+    }
+
+    /// Bytes of weights that one token, or one block of them, reads.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Encodes all dispatches for `tokens` tokens.
@@ -87,6 +93,7 @@ pub(crate) struct Recorder<'r> {
     pub weights: &'r Weights,
     drafts: Vec<Draft>,
     params: Vec<u32>,
+    bytes: u64,
 }
 
 /// Where a product's input and output lie.
@@ -116,7 +123,7 @@ struct Run<'t> {
 
 impl<'r> Recorder<'r> {
     pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights) -> Self {
-        Self { device, pipelines, weights, drafts: Vec::new(), params: Vec::new() }
+        Self { device, pipelines, weights, drafts: Vec::new(), params: Vec::new(), bytes: 0 }
     }
 
     /// Keeps parameters; returns their argument.
@@ -205,6 +212,7 @@ impl<'r> Recorder<'r> {
             tiles += run.tiles;
         }
         words[0] = tiles;
+        self.bytes += u64::from(tiles) * layout::tile_bytes(dtype, cols as usize) as u64;
         let params = self.params(&words);
         let weights = Arg::Whole(self.weights.buffers[first.buffer].clone());
         let [codes, scales, float, step, out] = [b.codes, b.scales, b.float, b.step, b.out].map(|x| Arg::Whole(x.clone()));
@@ -263,6 +271,6 @@ impl<'r> Recorder<'r> {
             steps.push(Step { pipeline: draft.pipeline.pipeline.clone(), group, grid: draft.grid });
         }
         self.device.check()?;
-        Ok(Program { steps })
+        Ok(Program { steps, bytes: std::mem::take(&mut self.bytes) })
     }
 }

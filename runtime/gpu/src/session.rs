@@ -39,6 +39,12 @@ pub struct GpuStats {
     pub host: Duration,
     /// Dispatches for one token.
     pub dispatches: usize,
+    /// Bytes of weights that a token reads.
+    pub bytes_per_token: u64,
+    /// Bytes of weights on the device.
+    pub weight_bytes: u64,
+    /// Bytes of cache and buffers on the device.
+    pub session_bytes: u64,
 }
 
 /// A session's memory on the device.
@@ -158,7 +164,13 @@ impl GpuSession {
             let fit = ropes.filter(|(_, r)| r.sliding == sliding && r.min_context as usize <= options.context);
             fit.max_by_key(|(_, r)| r.min_context).map_or(0, |(i, _)| i)
         };
-        let stats = GpuStats { dispatches: token.len() + head.len(), ..GpuStats::default() };
+        let stats = GpuStats {
+            dispatches: token.len() + head.len(),
+            bytes_per_token: token.bytes() + head.bytes(),
+            weight_bytes: model.weights.bytes(),
+            session_bytes: buffers.bytes,
+            ..GpuStats::default()
+        };
         let (hidden, pairs) = (s.hidden as usize, s.rotary_dim as usize / 2);
         Ok(Self {
             options,
@@ -269,8 +281,8 @@ impl GpuSession {
                 self.stats.tokens += 1;
                 self.stats.host += start.elapsed();
             }
-            if i + 1 < blocks {
-                // Inputs of the next block must not overtake this one's in memory without end.
+            if block.len() > 1 {
+                // A block is done when the call returns: what it took is known, and inputs do not pile up.
                 self.model.device.wait()?;
             }
             self.position += block.len();

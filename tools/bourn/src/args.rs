@@ -1,11 +1,14 @@
 //! What may be said on the command line.
 
+#[path = "args/compute.rs"]
+mod compute;
 #[path = "args/device.rs"]
 pub mod device;
 
 use bourn::Speculate;
 use bourn_core::speculate::MAX_DRAFT;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use compute::Compute;
 use std::path::PathBuf;
 
 /// Runs small language models on small machines: packs a checkpoint into one int4 image and streams it.
@@ -65,6 +68,9 @@ pub struct Open {
     /// With --ram: read at most SIZE bytes per second, as a slower device would
     #[arg(long, value_name = "SIZE", requires = "ram", value_parser = size, hide = true)]
     pub throttle: Option<u64>,
+    /// What computes: cpu, gpu, gpu:NAME (software only by its name), or auto: whichever writes faster here
+    #[arg(long, value_name = "cpu|gpu|gpu:NAME|auto", default_value = "cpu", value_parser = compute::parse)]
+    pub device: Compute,
     /// Force a tier of kernels (scalar, avx2, avx512vnni, neon, dotprod …)
     #[arg(long, hide_short_help = true)]
     pub isa: Option<String>,

@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod auto;
 mod cache;
 mod catalogue;
 mod commands;
 mod fetch;
+mod gpu;
 mod models;
 mod output;
 mod prompt_cache;

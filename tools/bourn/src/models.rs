@@ -167,7 +167,13 @@ pub fn float_image(src: &str, quiet: bool) -> Result<(PathBuf, Option<Temporary>
 
 /// Opens a model as the arguments say.
 pub fn open(model: &str, open: &args::Open, quiet: bool) -> Result<Model> {
-    open_image(&image(model, quiet)?, open)
+    let path = image(model, quiet)?;
+    if open.device == args::Compute::Auto {
+        let (device, why) = crate::auto::choose(&path, open)?;
+        note(quiet, &why);
+        return open_image(&path, &args::Open { device: args::Compute::Given(device), ..open.clone() });
+    }
+    open_image(&path, open)
 }
 
 /// Opens an image as the arguments say.
@@ -182,6 +188,10 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
         head: match open.head {
             Head::Screen => HeadMode::Screened,
             Head::Exact => HeadMode::Exact,
+        },
+        compute: match &open.device {
+            args::Compute::Given(compute) => compute.clone(),
+            args::Compute::Auto => bourn::Compute::Cpu,
         },
         ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
     };
@@ -252,7 +262,8 @@ pub fn was_cancelled(e: &bourn::Error) -> bool {
 /// The draft model, held in memory.
 pub fn draft(s: &args::Speculation, open: &args::Open, quiet: bool) -> Result<Option<Model>> {
     let Some(name) = &s.draft else { return Ok(None) };
-    let open = args::Open { stream: Stream::Resident, ram: None, lock: false, throttle: None, ..open.clone() };
+    let device = args::Compute::Given(bourn::Compute::Cpu);
+    let open = args::Open { stream: Stream::Resident, ram: None, lock: false, throttle: None, device, ..open.clone() };
     Ok(Some(self::open(name, &open, quiet)?))
 }
 
@@ -311,14 +322,18 @@ pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
     note(
         quiet,
         &format!(
-            "isa={} threads={} stream={} image=v{} {} head={} kv={}",
-            model.kernels().isa,
-            session.threads(),
+            "{} stream={} image=v{} {} head={} kv={}",
+            if model.is_on_gpu() {
+                format!("device={}", model.device())
+            } else {
+                format!("isa={} threads={}", model.kernels().isa, session.threads())
+            },
             ram::stream_name(model),
             model.image().superblock().version,
             model.weights().name(),
             match (model.image().screen(), model.head()) {
                 (None, _) => "whole",
+                _ if model.is_on_gpu() => "exact",
                 (_, HeadMode::Screened) => "screen",
                 (_, HeadMode::Exact) => "exact",
             },

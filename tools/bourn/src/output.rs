@@ -68,6 +68,9 @@ pub fn hint(e: &anyhow::Error) -> Option<String> {
         if let Some(h) = cause.downcast_ref::<Hinted>() {
             return Some(h.hint.clone());
         }
+        if let Some(text) = crate::gpu::hint(cause) {
+            return Some(text);
+        }
         let host = match cause.downcast_ref::<bourn::Error>() {
             Some(bourn::Error::Host(host)) => Some(host),
             _ => cause.downcast_ref::<bourn_host::Error>(),

@@ -8,6 +8,8 @@ use crate::process::{cargo, run};
 const TEST_FEATURES: &str = "bourn-oracle/tokenizers";
 /// The crate that has burn.
 const REFERENCE: &str = "bourn-reference";
+/// The crate that needs a Vulkan adapter: tested by a step of its own.
+const GPU: &str = "bourn-gpu";
 const FUZZ_MANIFEST: &str = "tests/fuzz/Cargo.toml";
 
 /// Formats all Rust code, or with `check` fails where that would change something.
@@ -43,12 +45,12 @@ pub fn docs() -> Result<()> {
 
 /// The examples in the documentation.
 pub fn doc_tests() -> Result<()> {
-    run(&mut cargo(&["test", "--locked", "--workspace", "--doc"]))
+    run(&mut cargo(&["test", "--locked", "--workspace", "--exclude", GPU, "--doc"]))
 }
 
 /// Unit and integration tests of every crate on this machine.
 pub fn host_tests() -> Result<()> {
-    let tests = ["test", "--locked", "--workspace", "--lib", "--bins", "--tests", "--examples"];
+    let tests = ["test", "--locked", "--workspace", "--exclude", GPU, "--lib", "--bins", "--tests", "--examples"];
     run(cargo(&tests).args(["--features", TEST_FEATURES]))
 }
 
@@ -63,8 +65,8 @@ pub fn command_line(program: &str) -> Result<()> {
 }
 
 /// One test file of the workspace, built as [`host_tests`] builds it, so that nothing is built twice.
-pub fn workspace_test(name: &str) -> [&str; 7] {
-    ["test", "--locked", "--workspace", "--test", name, "--features", TEST_FEATURES]
+pub fn workspace_test(name: &str) -> [&str; 9] {
+    ["test", "--locked", "--workspace", "--exclude", GPU, "--test", name, "--features", TEST_FEATURES]
 }
 
 /// Writes the fixture of the current format version and its golden checksum.

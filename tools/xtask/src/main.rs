@@ -15,6 +15,7 @@ mod dist;
 mod emulate;
 mod firmware;
 mod fuzz;
+mod gpu;
 mod hil;
 mod layers;
 mod mca;
@@ -58,6 +59,7 @@ const USAGE: &str = "usage: cargo xtask <command>
                            fuzz every door for foreign bytes, or one, N seconds each (default 60)
   fixtures                 write the fixture of the current format version anew (tests/fixtures)
   fetch-test-data          fetch real weights and tokenizers into the cache
+  gpu                      the GPU path on Mesa's software adapter, and its link for ARM
   ram [--cap MIB] [--rate MB] [--model NAME] [--ours | --peers]
                            memory and speed under caps on memory and device, and llama.cpp's mapping beside (root)
   compare [--threads N] [--rounds N]
@@ -105,6 +107,7 @@ fn dispatch() -> Result<()> {
         (Some("bare"), []) => cross::bare(),
         (Some("arm"), []) => cross::arm(),
         (Some("dist"), args) => dist::dist(args),
+        (Some("gpu"), []) => gpu::gpu(),
         (Some("hil"), args) => hil::hil(args),
         (Some("firmware"), args) => firmware::firmware(args),
         (Some("prove-firmware"), args) => firmware::prove(args),
@@ -152,6 +155,7 @@ fn ci() -> Result<()> {
     steps.run("test data", data::fetch)?;
     steps.run("doc tests", checks::doc_tests)?;
     steps.run("host tests", checks::host_tests)?;
+    steps.run("gpu", gpu::gpu)?;
     steps.run("bare metal", cross::bare)?;
     steps.run("firmware", || firmware::firmware(&[]))?;
     steps.run("firmware in qemu", || firmware::prove(&[]))?;

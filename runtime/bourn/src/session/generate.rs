@@ -219,9 +219,10 @@ impl<'m> Session<'m> {
                 let best = if drafts == 0 && sampler.is_greedy() { self.memory.best(image) } else { None };
                 let drawn = match best {
                     Some(best) => best,
-                    None => self.memory.logits(model.kernels(), image, row).and_then(|logits| {
-                        Ok(sampler.sample(model.kernels(), logits, &self.tokens, &mut self.candidates)?)
-                    }),
+                    None => self
+                        .memory
+                        .logits(model.kernels(), image, row)
+                        .and_then(|logits| Ok(sampler.sample(model.kernels(), logits, &self.tokens, &mut self.candidates)?)),
                 };
                 let id = match drawn {
                     Ok(id) => id,

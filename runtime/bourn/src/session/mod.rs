@@ -14,8 +14,8 @@ pub use speculate::Speculate;
 use crate::ram::Room;
 use crate::{Error, Model};
 use bourn_core::{Candidate, Engine, KvDtype, Options};
-use decoder::Decoder;
 use bourn_host::{OwnedSession, Threads, calibrate, machine};
+use decoder::Decoder;
 use speculate::Speculation;
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ impl<'m> Session<'m> {
     pub(crate) fn new(model: &'m Model, options: &SessionOptions) -> Result<Self, Error> {
         let image = model.image();
         // On a GPU drafts are verified in a pass of its own kind, whose price is not known: only where they are asked for.
-        let speculate = if model.is_on_gpu() && options.speculate == Speculate::Auto { Speculate::Off } else { options.speculate };
+        let speculate =
+            if model.is_on_gpu() && options.speculate == Speculate::Auto { Speculate::Off } else { options.speculate };
         let options = &SessionOptions { speculate, ..*options };
         let (core, room) = model.prepare(options)?;
         let vocab = image.shape().vocab as usize;

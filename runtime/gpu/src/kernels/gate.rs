@@ -16,7 +16,7 @@ fn gated(a: f32, b: f32, #[comptime] gelu: bool) -> f32 {
     }
 }
 
-/// `act(gate)·up` of `x`: `[T, stride]`, where `up` begins `up_at` after `gate`; outputs as [`super::norm::add_norm`]'s.
+/// `act(gate)·up` of `x`: `[T, stride]`, where `up` begins `up_at` after `gate`; outputs as `add_norm`'s.
 #[cube(launch_unchecked)]
 pub fn gate(
     x: &[f32],

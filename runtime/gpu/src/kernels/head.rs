@@ -84,3 +84,17 @@ pub fn argmax(spans: &[u32], out: &mut [u32], #[comptime] n: u32) {
         out[1] = indices[0];
     }
 }
+
+/// Workgroups that read memory to measure it.
+pub const READ_GROUPS: u32 = 512;
+
+/// Adds up `each` vectors of 4 words for every unit, neighbours reading neighbouring ones: what reading costs, and nothing else.
+#[cube(launch_unchecked)]
+pub fn read_all(x: &[Vector<u32, Const<4>>], out: &mut [u32], #[comptime] each: u32) {
+    let unit = CUBE_POS_X * UNITS + UNIT_POS_X;
+    let mut sum = Vector::<u32, Const<4>>::new(0u32);
+    for i in 0..each {
+        sum += x[(i * comptime!(READ_GROUPS * UNITS) + unit) as usize];
+    }
+    out[unit as usize] = sum.extract(0usize) ^ sum.extract(1usize) ^ sum.extract(2usize) ^ sum.extract(3usize);
+}

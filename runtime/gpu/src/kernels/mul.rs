@@ -218,7 +218,7 @@ fn float_at(w: &[u32], base: u32, row: u32, col: u32, #[comptime] spec: Spec) ->
     }
 }
 
-/// [`matvec`] for [`TOKENS`] tokens at a time: `x` is codes `[cols][TOKENS]`, `scales` `[groups][2][TOKENS]`; `n` is in `step[1]`.
+/// `matvec` for [`TOKENS`] tokens at a time: `x` is codes `[cols][TOKENS]`, `scales` `[groups][2][TOKENS]`; `n` is in `step[1]`.
 ///
 /// Units that share a row compute the dots of a group each; then each of the first 64 units adds up a row of four tokens.
 #[cube(launch_unchecked)]
@@ -332,7 +332,7 @@ pub fn matmul(
     }
 }
 
-/// [`matvec_float`] for [`TOKENS`] tokens at a time: `x` is `[cols][TOKENS]`.
+/// `matvec_float` for [`TOKENS`] tokens at a time: `x` is `[cols][TOKENS]`.
 #[cube(launch_unchecked)]
 pub fn matmul_float(w: &[u32], x: &[Vector<f32, Const<4>>], params: &[u32], step: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
     let (row, split) = (UNIT_POS_X % 16u32, UNIT_POS_X / 16u32);

@@ -6,7 +6,7 @@ use cubecl_core::prelude::*;
 /// Invocations of a workgroup here: eight groups of 32 columns at a time.
 pub const UNITS: u32 = 256;
 
-/// What [`add_norm`] and [`quantize`] do, and in which shape.
+/// What `add_norm` and `quantize` do, and in which shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Spec {
     /// Length of a vector.

@@ -71,6 +71,8 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     if a.json {
         json(&object!({
             "isa": model.kernels().isa,
+            "device": model.device(),
+            "gpu": crate::gpu::stats(&session),
             "threads": threads.decode,
             "prefill_threads": threads.prefill,
             "prompt_tokens": read,
@@ -98,6 +100,9 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         let speculated =
             if drafted == 0 { String::new() } else { format!(", {passes:.2} a pass, {accepted} of {drafted} drafts right") };
         line(&format!("decode    {decode:>10.1} tok/s ({written} tokens{speculated})"))?;
+        if let Some(text) = crate::gpu::stats_line(&session) {
+            line(&text)?;
+        }
         if bandwidth > 0.0 {
             line(&format!(
                 "read      {:>10} per token, {:.0} % of {:.1} GB/s",

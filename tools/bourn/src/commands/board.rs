@@ -5,7 +5,7 @@ mod table;
 
 use crate::args::Board;
 use crate::output::{bytes, json, print, round3};
-use crate::{cache, catalogue, models};
+use crate::{cache, catalogue, gpu, models};
 use anyhow::{Context, Result};
 use bourn::StreamKind;
 use bourn_host::board::health::Health;
@@ -45,6 +45,7 @@ pub fn board(a: &Board, quiet: bool) -> Result<ExitCode> {
         health: Health::read(root),
         works: works(a, quiet)?,
         place: Place::of(&machine, found, &bandwidth, a.root.is_none()),
+        gpus: if a.root.is_none() { gpu::adapters() } else { Value::Null },
         machine,
         found,
         bandwidth,
@@ -65,6 +66,8 @@ struct Report {
     bandwidth: Vec<f64>,
     storage: Option<Storage>,
     health: Health,
+    /// Adapters, measured; null where nothing was measured.
+    gpus: Value,
     /// What to predict: a name, how its weights are packed, and what a token asks (`None`: no prediction).
     works: Vec<(String, &'static str, Option<Work>)>,
     place: Place,
@@ -163,6 +166,7 @@ impl Report {
             "memory_bytes": m.memory_bytes,
             "available_bytes": m.available_bytes,
             "read_bandwidth_gb_s": self.bandwidth.iter().map(|b| round3(b / 1e9)).collect::<Vec<_>>(),
+            "gpus": self.gpus,
             "storage_mb_s": self.storage.as_ref().map(|s| round3(s.bytes_s / 1e6)),
             "storage_file": self.storage.as_ref().map(|s| s.file.display().to_string()),
             "storage_device": self.storage.as_ref().and_then(|s| s.device.clone()),
@@ -228,6 +232,7 @@ impl Report {
             let beside = if published > 0.0 { format!(" (published: {:.1})", published / 1e9) } else { String::new() };
             let _ = writeln!(out, "reads     {:.1} GB/s with {} threads{beside}", b / 1e9, i + 1);
         }
+        out.push_str(&gpu::text(&self.gpus));
         if let Some(s) = &self.storage {
             let device = s.device.as_ref().map_or(String::new(), |device| format!(", {device}"));
             let _ = writeln!(out, "storage   {:.0} MB/s ({}{device})", s.bytes_s / 1e6, s.file.display());

@@ -63,7 +63,8 @@ pub fn eval(a: &Eval, quiet: bool) -> Result<ExitCode> {
     }
     let against = a.against.as_deref().map(|src| models::float_image(src, quiet)).transpose()?;
     // What is compared with reads its whole head.
-    let whole = crate::args::Open { head: crate::args::Head::Exact, ..a.open.clone() };
+    let device = crate::args::Compute::Given(bourn::Compute::Cpu);
+    let whole = crate::args::Open { head: crate::args::Head::Exact, device, ..a.open.clone() };
     let reference = against.as_ref().map(|(path, _)| models::open_image(path, &whole)).transpose()?;
     if let Some(r) = &reference {
         let (need, found) = (model.image().shape().vocab, r.image().shape().vocab);

@@ -67,6 +67,7 @@ pub fn run(a: &Run, quiet: bool) -> Result<ExitCode> {
             "peak_rss_bytes": machine::peak_rss_bytes(),
             "bytes_per_token": model.image().bytes_per_token(),
             "isa": model.kernels().isa,
+            "device": model.device(),
             "threads": session.threads().decode,
             "finish": finish(stats.finish),
             "stream": ram::json(&model),
