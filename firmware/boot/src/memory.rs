@@ -172,7 +172,7 @@ impl<const LEVEL: u32> StartTable<LEVEL> {
     }
 
     const fn map(mut self, start: u64, end: u64, attributes: u64) -> Self {
-        assert!(start % size(LEVEL) == 0 && end % size(LEVEL) == 0);
+        assert!(start.is_multiple_of(size(LEVEL)) && end.is_multiple_of(size(LEVEL)));
         let mut at = start;
         while at < end {
             let entry = at | BLOCK | ACCESSED | NO_USER_EXECUTE | attributes;
