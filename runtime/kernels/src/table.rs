@@ -165,6 +165,8 @@ pub struct Kernels {
     pub screen_tables: MakeScreenTables,
     /// `y[r] = fma(Σ_s table_s[code(r, s)], lsb, bias[r] + base)`; the sum is a whole number. `y`: `[16 · tiles]`.
     pub screen_scores: fn(w: &ScreenTiles<'_>, t: &ScreenTables<'_>, y: &mut [f32]),
+    /// How many values are at least `threshold`; NaN is not.
+    pub count_at_least: fn(x: &[f32], threshold: f32) -> usize,
     /// Index of the largest value, the first of equals; NaN never wins.
     pub argmax: fn(x: &[f32]) -> usize,
     /// `Σ exp(x − max)` in 16 lanes and the maximum: `(max, sum)`; logsumexp = max + ln(sum).

@@ -81,6 +81,7 @@ macro_rules! tier {
             attend: gate::attend,
             screen_tables: gate::screen_tables,
             screen_scores: gate::screen_scores,
+            count_at_least: gate::count_at_least,
             argmax: gate::argmax,
             max_sum_exp: gate::max_sum_exp,
         };
@@ -106,6 +107,7 @@ macro_rules! tier {
             gate!($features, generic::attend::attend::<$lanes>, attend(kv: &KvView<'_>, a: &Attend<'_>, out: &mut Block<'_>));
             gate!($features, generic::screen::tables::<$lanes>, screen_tables(screen: &bourn_format::Screen<'_>, books: &[u8], y: &[f32], values: &mut [f32], low: &mut [u8], high: &mut [u8]) -> (f32, f32));
             gate!($features, generic::screen::scores::<$lanes>, screen_scores(w: &ScreenTiles<'_>, t: &ScreenTables<'_>, y: &mut [f32]));
+            gate!($features, generic::logits::count_at_least, count_at_least(x: &[f32], threshold: f32) -> usize);
             gate!($features, generic::logits::argmax::<$lanes>, argmax(x: &[f32]) -> usize);
             gate!($features, generic::logits::max_sum_exp::<$lanes>, max_sum_exp(x: &[f32]) -> (f32, f32));
         }

@@ -1,8 +1,9 @@
-//! Side by side with llama.cpp: the same weights, the same threads, alternately in one run, and only ratios count.
+//! Side by side with llama.cpp: the same model, the same threads, alternately in one run, and only ratios count.
 //!
 //! llama.cpp comes from the source package of llama-cpp-python on PyPI, installed by name and built for this machine in
-//! the cache; none of it is in the repository. The weights are SmolLM2-135M-Instruct as Q4_0, its best format here, made by
-//! llama.cpp's own quantizer; the image is packed from that very file, so both hold the same numbers.
+//! the cache; none of it is in the repository. Its weights are Q4_0, its fastest format here, made by its own quantizer, with a
+//! head of 8 bits and one of 4; ours are the image that `bourn pack` makes of the same source when it is told nothing else
+//! (docs/quality.md: closer to the float model than either).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,45 +18,60 @@ use crate::process::{cache_dir, cargo, command, output, run, target_dir};
 const PACKAGE: &str = "llama-cpp-python";
 /// Of the package: says which llama.cpp it is.
 pub(crate) const VERSION: &str = "0.3.36";
-const MODEL: &str = data::SMOLLM2;
+/// What is compared unless a model is named.
+const MODELS: &[&str] = &[data::SMOLLM2, "gemma-3-270m"];
 /// What is built of it.
 const PROGRAMS: &[&str] = &["llama-bench", "llama-quantize", "llama-perplexity"];
 const PROMPT: &str = "512";
 const GENERATE: &str = "128";
-/// The variants: name, and the type of the embedding, which is also the head.
+/// llama.cpp's variants: name, and the type of the embedding, which is also the head.
 const VARIANTS: &[(&str, &str)] = &[("4-bit head", "q4_0"), ("8-bit head", "q8_0")];
 
-/// `[--threads N] [--rounds N]`
+/// `[--model NAME]… [--threads N] [--rounds N] [--repack]`
 pub fn run_both(args: &[&str]) -> Result<()> {
-    let (mut threads, mut rounds) = (vec![1, 2], 3usize);
+    let (mut models, mut threads, mut rounds, mut anew) = (Vec::new(), vec![1, 2], 3usize, false);
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
-        let value = args.next().with_context(|| format!("{arg} needs a number"))?;
+        if arg == "--repack" {
+            anew = true;
+            continue;
+        }
+        let value = args.next().with_context(|| format!("{arg} needs a value"))?;
         match arg {
+            "--model" => models.push(*value),
             "--threads" => threads = vec![value.parse()?],
             "--rounds" => rounds = value.parse::<usize>()?.max(1),
             other => bail!("no such option: {other}"),
         }
     }
+    if models.is_empty() {
+        models = MODELS.to_vec();
+    }
     let llama = Llama::installed()?;
     run(&mut cargo(&["build", "--locked", "--release", "--package", "bourn-cli"]))?;
     let bourn = target_dir().join("release/bourn");
 
-    println!("{:<12} {:>7} {:<10} {:>10} {:>10} {:>7}", "", "threads", "", "bourn", "llama.cpp", "ratio");
-    for (variant, head) in VARIANTS {
-        let gguf = quantized(MODEL, head)?;
-        let image = gguf.with_extension("bourn");
-        run(command(&bourn).arg("pack").arg(&gguf).arg("-o").arg(&image))?;
+    for model in models {
+        let ggufs = VARIANTS.iter().map(|(_, head)| quantized(model, head)).collect::<Result<Vec<_>>>()?;
+        let image = cache_dir()?.join("compare").join(format!("{model}.bourn"));
+        if anew || !image.exists() {
+            run(command(&bourn).arg("pack").arg(data::weights(model)?).arg("-o").arg(&image))?;
+        }
+        println!("{model}\n{:<12} {:>7} {:<10} {:>10} {:>10} {:>7}", "", "threads", "", "bourn", "llama.cpp", "ratio");
         for &threads in &threads {
+            // In turn, so that each meets the same hours of a shared machine.
             let mut samples = Vec::new();
             for _ in 0..rounds {
-                samples.push((bench_bourn(&bourn, &image, threads)?, llama.bench(&gguf, threads)?));
+                let ours = bench_bourn(&bourn, &image, threads)?;
+                samples.push((ours, ggufs.iter().map(|gguf| llama.bench(gguf, threads)).collect::<Result<Vec<_>>>()?));
             }
-            for (i, what) in ["prefill t/s", "decode t/s", "open ms", "process ms"].iter().enumerate() {
-                let ours = median(samples.iter().map(|(ours, _)| ours[i]));
-                let theirs = median(samples.iter().map(|(_, theirs)| theirs[i]));
-                let ratio = median(samples.iter().map(|(ours, theirs)| ours[i] / theirs[i]));
-                println!("{variant:<12} {threads:>7} {what:<11} {ours:>9.1} {theirs:>10.1} {ratio:>7.3}");
+            for (v, (variant, _)) in VARIANTS.iter().enumerate() {
+                for (i, what) in ["prefill t/s", "decode t/s", "open ms", "process ms"].iter().enumerate() {
+                    let ours = median(samples.iter().map(|(ours, _)| ours[i]));
+                    let theirs = median(samples.iter().map(|(_, theirs)| theirs[v][i]));
+                    let ratio = median(samples.iter().map(|(ours, theirs)| ours[i] / theirs[v][i]));
+                    println!("{variant:<12} {threads:>7} {what:<11} {ours:>9.1} {theirs:>10.1} {ratio:>7.3}");
+                }
             }
         }
     }
@@ -90,7 +106,7 @@ pub(crate) fn sources() -> Result<PathBuf> {
         std::fs::create_dir_all(&peers)?;
         let requirement = format!("{PACKAGE}=={VERSION}");
         let mut pip = command("python3");
-        pip.args(["-m", "pip", "download", "--no-deps", "--no-build-isolation", "--no-binary", PACKAGE, "-d"]).arg(&peers);
+        pip.args(["-m", "pip", "download", "--no-deps", "--no-binary", PACKAGE, "-d"]).arg(&peers);
         run(pip.arg(requirement))?;
         run(command("tar").arg("xzf").arg(peers.join(format!("llama_cpp_python-{VERSION}.tar.gz"))).arg("-C").arg(&peers))?;
     }

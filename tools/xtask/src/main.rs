@@ -62,8 +62,8 @@ const USAGE: &str = "usage: cargo xtask <command>
   gpu                      the GPU path on Mesa's software adapter, and its link for ARM
   ram [--cap MIB] [--rate MB] [--model NAME] [--ours | --peers]
                            memory and speed under caps on memory and device, and llama.cpp's mapping beside (root)
-  compare [--threads N] [--rounds N]
-                           side by side with llama.cpp on SmolLM2-135M, in one run
+  compare [--model NAME]... [--threads N] [--rounds N] [--repack]
+                           side by side with llama.cpp on SmolLM2-135M and Gemma-3-270M, in one run
   speculate [--program FILE] [--rounds N] [--generate N] [--model NAME] [--threads N] [--ram SIZE] [--throttle SIZE]
             [--draft IMAGE]
                            tokens per pass and speed of speculative decoding against plain, texts asserted equal

@@ -282,6 +282,8 @@ fn logits(k: &'static Kernels) -> bool {
         let at = r.next() as usize % n;
         x[at] = [f32::NAN, f32::NEG_INFINITY, 30.0][n % 3];
         let (a, b) = ((k.max_sum_exp)(&x[..n]), (SCALAR.max_sum_exp)(&x[..n]));
-        (k.argmax)(&x[..n]) == (SCALAR.argmax)(&x[..n]) && same(&[a.0, a.1], &[b.0, b.1])
+        (k.argmax)(&x[..n]) == (SCALAR.argmax)(&x[..n])
+            && (k.count_at_least)(&x[..n], 1.0) == (SCALAR.count_at_least)(&x[..n], 1.0)
+            && same(&[a.0, a.1], &[b.0, b.1])
     })
 }

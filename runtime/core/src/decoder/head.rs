@@ -360,7 +360,7 @@ fn exact(
 fn threshold(kernels: &Kernels, scores: &[f32], most: usize, margin: f32) -> f32 {
     let best = scores.get((kernels.argmax)(scores)).copied().unwrap_or(f32::NAN);
     let (mut low, mut high) = (best - margin, best);
-    if count(scores, low) <= most {
+    if (kernels.count_at_least)(scores, low) <= most {
         return low;
     }
     for _ in 0..HALVINGS {
@@ -368,7 +368,7 @@ fn threshold(kernels: &Kernels, scores: &[f32], most: usize, margin: f32) -> f32
         if !(low < middle && middle < high) {
             break;
         }
-        let n = count(scores, middle);
+        let n = (kernels.count_at_least)(scores, middle);
         if n > most {
             low = middle;
             continue;
@@ -379,11 +379,6 @@ fn threshold(kernels: &Kernels, scores: &[f32], most: usize, margin: f32) -> f32
         }
     }
     high
-}
-
-/// Scores of at least `threshold`.
-fn count(scores: &[f32], threshold: f32) -> usize {
-    scores.chunks(4096).map(|part| part.iter().map(|&s| u32::from(s >= threshold)).sum::<u32>() as usize).sum()
 }
 
 /// Rows from `start` on whose score reaches `threshold`, as many as `ids` takes, and the row after the last one looked at.

@@ -4,10 +4,13 @@ mod lanes;
 mod mul_quantized;
 mod screen;
 
+use crate::generic::rows::RowDots;
 use crate::tier::tier;
 use lanes::Avx2Lanes;
 #[cfg(feature = "std")]
 use std::is_x86_feature_detected;
+
+impl RowDots for Avx2Lanes {}
 
 tier!(
     /// Proof that the CPU has AVX2, FMA and F16C.

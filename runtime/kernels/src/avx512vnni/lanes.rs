@@ -5,6 +5,14 @@ use core::arch::x86_64::__m512;
 
 impl_lanes!(Avx512Lanes, __m512, 4 x 4);
 
+impl Avx512Lanes {
+    /// The lanes of a register, which only the tier's code can have.
+    #[inline(always)]
+    pub(super) const fn of(v: __m512) -> Self {
+        Self(v)
+    }
+}
+
 /// Safe functions with the tier's target features.
 mod ops {
     use core::arch::x86_64::*;

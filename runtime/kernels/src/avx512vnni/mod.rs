@@ -2,6 +2,7 @@
 
 mod lanes;
 mod mul_quantized;
+mod rows;
 mod screen;
 
 use crate::tier::tier;

@@ -5,6 +5,9 @@ use super::lanes::Avx512Lanes;
 use crate::generic::screen::{LookUp, TILES};
 use core::arch::x86_64::*;
 
+/// How far ahead of use codes are fetched: a page or so hides the latency of memory.
+const AHEAD: usize = 4096;
+
 impl LookUp for Avx512Lanes {
     #[inline(always)]
     fn sums(tiles: [&[[u8; 16]]; TILES], tables: &[[[u8; 16]; 2]]) -> [[u16; 16]; TILES] {
@@ -19,7 +22,11 @@ fn sums(tiles: [&[[u8; 16]]; TILES], tables: &[[[u8; 16]; 2]]) -> [[u16; 16]; TI
     let nibble = _mm512_set1_epi8(15);
     let (mut both, mut odd) = (_mm512_setzero_si512(), _mm512_setzero_si512());
     let [a, b, c, d] = tiles;
+    let mut ahead = a.as_ptr().cast::<u8>().wrapping_add(AHEAD);
     for ((((pair, a), b), c), d) in tables.iter().zip(a).zip(b).zip(c).zip(d) {
+        // Four tiles lie side by side and are read at the same pace: a line of all of them for every 16 bytes of each.
+        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        ahead = ahead.wrapping_add(64);
         let low = _mm512_broadcast_i32x4(load(&pair[0]));
         let high = _mm512_broadcast_i32x4(load(&pair[1]));
         let codes = _mm512_castsi128_si512(load(a));

@@ -19,6 +19,20 @@ fn max<L: Lanes>(x: &[f32]) -> f32 {
     m.reduce_max()
 }
 
+/// How many values are at least `threshold`; NaN is not.
+#[inline(always)]
+pub(crate) fn count_at_least(x: &[f32], threshold: f32) -> usize {
+    let mut n = 0;
+    for x in x.chunks(STRIP) {
+        let mut in_strip = 0u32;
+        for &x in x {
+            in_strip += u32::from(x >= threshold);
+        }
+        n += in_strip as usize;
+    }
+    n
+}
+
 /// Index of the largest value, the first of equals; NaN never wins (0 if there is nothing else).
 #[inline(always)]
 pub(crate) fn argmax<L: Lanes>(x: &[f32]) -> usize {

@@ -5,12 +5,36 @@ use crate::rows::Block;
 use crate::table::{Q8Rows, Tiles};
 use bourn_format::layout::{Dtype, GROUP, TILE_ROWS, padded_cols, row_bytes};
 
+/// The products of one group of 16 rows.
+pub(crate) trait RowDots: Lanes {
+    /// `Σ_c w[row·stride + c]·x[c]` in lane `row`: whole numbers below 2²⁴, exact.
+    ///
+    /// # Panics
+    /// If `w` ends before the last row's group does.
+    #[inline(always)]
+    fn dots(w: &[u8], stride: usize, x: &[i8; GROUP]) -> Self {
+        Self::load(&some_dots(w, stride, TILE_ROWS, x))
+    }
+}
+
+/// The same of the first `rows` rows; 0 for the others.
+#[inline(always)]
+fn some_dots(w: &[u8], stride: usize, rows: usize, x: &[i8; GROUP]) -> [f32; TILE_ROWS] {
+    let mut dots = [0.0; TILE_ROWS];
+    let mut row = 0;
+    while row < rows {
+        dots[row] = dot(first(&w[row * stride..]), x) as f32;
+        row += 1;
+    }
+    dots
+}
+
 /// See [`crate::table::Kernels::mul_rows`]: sixteen rows are the lanes, so that a row's sum takes the same steps as in a tile.
 ///
 /// # Panics
 /// If a slice has another length than stated.
 #[inline(always)]
-pub(crate) fn mul_rows<L: Lanes>(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>) {
+pub(crate) fn mul_rows<L: RowDots>(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_>) {
     let (padded, bytes) = (padded_cols(w.cols), row_bytes(w.cols));
     let groups = padded / GROUP;
     assert!(w.dtype as u8 == Dtype::Q8R as u8 && w.cols > 0 && w.bytes.len() == y.len() * bytes);
@@ -27,16 +51,18 @@ pub(crate) fn mul_rows<L: Lanes>(w: &Tiles<'_>, x: &Q8Rows<'_>, y: &mut Block<'_
             let mut acc = L::splat(0.0);
             let mut g = 0;
             while g < groups {
-                let (mut dots, mut scales) = ([0.0; TILE_ROWS], [0; 2 * TILE_ROWS]);
+                let mut scales = [0; 2 * TILE_ROWS];
                 let mut row = 0;
                 while row < rows {
-                    let w = &w[row * bytes..(row + 1) * bytes];
-                    scales[2 * row] = w[2 * g];
-                    scales[2 * row + 1] = w[2 * g + 1];
-                    dots[row] = dot(first(&w[2 * groups + GROUP * g..]), &q[g]) as f32;
+                    let w = &w[row * bytes + 2 * g..];
+                    scales[2 * row] = w[0];
+                    scales[2 * row + 1] = w[1];
                     row += 1;
                 }
-                acc = L::load(&dots).fma(L::from_f16(&scales).mul(L::splat(scale[g])), acc);
+                let codes = &w[2 * groups + GROUP * g..];
+                let dots =
+                    if rows == TILE_ROWS { L::dots(codes, bytes, &q[g]) } else { L::load(&some_dots(codes, bytes, rows, &q[g])) };
+                acc = dots.fma(L::from_f16(&scales).mul(L::splat(scale[g])), acc);
                 g += 1;
             }
             acc.store_part(&mut y.row(t)[start..start + rows]);

@@ -13,10 +13,13 @@ mod screen;
 mod stretch;
 pub(crate) mod token;
 
+use crate::generic::rows::RowDots;
 use crate::tier::tier;
 pub(crate) use lanes::NeonLanes;
 #[cfg(feature = "std")]
 use std::arch::is_aarch64_feature_detected;
+
+impl RowDots for NeonLanes {}
 
 tier!(
     /// Proof that the CPU has Advanced SIMD, as every AArch64 target with hard floats promises.

@@ -12,6 +12,8 @@ pub(crate) use mul_quantized::check;
 pub use mul_quantized::mul_quantized;
 pub use row::row_f32;
 
+impl generic::rows::RowDots for Scalar {}
+
 /// The kernels of every CPU.
 pub static TABLE: Kernels = Kernels {
     isa: "scalar",
@@ -29,6 +31,7 @@ pub static TABLE: Kernels = Kernels {
     attend: generic::attend::attend::<Scalar>,
     screen_tables: generic::screen::tables::<Scalar>,
     screen_scores: generic::screen::scores::<Scalar>,
+    count_at_least: generic::logits::count_at_least,
     argmax: generic::logits::argmax::<Scalar>,
     max_sum_exp: generic::logits::max_sum_exp::<Scalar>,
 };

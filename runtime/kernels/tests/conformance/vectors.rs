@@ -172,6 +172,22 @@ fn argmax_takes_the_first_of_equals_and_never_nan() {
 }
 
 #[test]
+fn count_at_least_counts_equals_and_never_nan() {
+    let mut r = Random::new(16);
+    for k in available() {
+        assert_eq!((k.count_at_least)(&[], 0.0), 0);
+        for n in LENGTHS.into_iter().chain([255, 256, 257, 5000]) {
+            let mut x: Vec<f32> = r.floats(n, 1.0).iter().map(|x| (x * 8.0).round()).collect();
+            x[r.next() as usize % n] = f32::NAN;
+            for threshold in [f32::NEG_INFINITY, -3.0, 0.0, 2.5, f32::INFINITY, f32::NAN] {
+                let want = x.iter().filter(|&&x| x >= threshold).count();
+                assert_eq!((k.count_at_least)(&x, threshold), want, "{} n={n} {threshold}", k.isa);
+            }
+        }
+    }
+}
+
+#[test]
 fn max_sum_exp_has_the_bits_of_scalar() {
     same_everywhere("max_sum_exp", |k, x, _| {
         let (max, sum) = (k.max_sum_exp)(x);
