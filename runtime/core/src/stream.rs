@@ -16,6 +16,11 @@ pub trait WeightStream {
     /// As [`Self::segment`].
     fn read(&mut self, offset: u64, bytes: usize) -> Result<&[u8], Error>;
 
+    /// A hint: [`Self::read`] will soon be called with these. Streams whose bytes are in memory fetch them into the CPU's caches.
+    fn soon(&mut self, offset: u64, bytes: usize) {
+        let _ = (offset, bytes);
+    }
+
     /// A hint for streams that read ahead: after segment `after` the decoder will ask for `to`, this once, and not for the
     /// segment that follows. Without hints segments come in the order of the image, then from the first again.
     fn turn(&mut self, after: usize, to: usize) {

@@ -18,6 +18,7 @@ pub mod avx512vnni;
 pub mod conformance;
 #[cfg(target_arch = "aarch64")]
 pub mod dotprod;
+mod fetch;
 mod generic;
 #[cfg(target_arch = "x86_64")]
 mod groups;
@@ -32,6 +33,7 @@ pub mod scalar;
 pub mod table;
 mod tier;
 
+pub use fetch::fetch;
 pub use rows::{Block, OneCore, Rows, split};
 pub use scalar::row_f32;
 pub use table::{Attend, Kernels, KvDtype, KvView, KvViewMut, Q8RowMut, Q8Rows, ScreenTables, ScreenTiles, Tiles};

@@ -27,6 +27,8 @@ pub enum HeadMode {
 
 /// Rows that are gathered before they are multiplied.
 pub(crate) const GATHER: usize = 256;
+/// Rows of the head that are asked for before they are copied: as many as a core waits for at the same time.
+const AHEAD: usize = 4;
 /// Most rows of scores that one piece of work computes.
 const PIECE_ROWS: usize = 4096;
 /// Halvings of the interval in which the threshold lies.
@@ -306,7 +308,7 @@ fn exact(
     let hidden = image.shape().hidden as usize;
     let bytes = layout::row_bytes(hidden);
     let threshold = threshold(kernels, logits, screen.candidates(), screen.margin());
-    let (mut ids, mut left, mut next) = ([0; GATHER], screen.candidates(), 0);
+    let (mut ids, mut offsets, mut left, mut next) = ([0; GATHER], [0; GATHER], screen.candidates(), 0);
     let (mut best, mut best_row) = (f32::NEG_INFINITY, 0);
     // Candidates come in rising order, and so do the parts that hold them.
     let mut parts = image.parts(Role::Head);
@@ -315,12 +317,18 @@ fn exact(
         let n;
         (n, next) = candidates(logits, threshold, next, &mut ids[..left.min(GATHER)]);
         left -= n;
-        for (&row, place) in ids.iter().zip(room.rows.chunks_exact_mut(bytes)).take(n) {
+        for (&row, offset) in ids.iter().zip(&mut offsets).take(n) {
             while part.is_some_and(|p| row >= p.first_row + p.rows) {
                 part = parts.next();
             }
             let Some(p) = part else { break };
-            place.copy_from_slice(engine.stream.read(p.offset + ((row - p.first_row) * bytes) as u64, bytes)?);
+            *offset = p.offset + ((row - p.first_row) * bytes) as u64;
+        }
+        for (i, place) in room.rows.chunks_exact_mut(bytes).enumerate().take(n) {
+            if i + AHEAD < n {
+                engine.stream.soon(offsets[i + AHEAD], bytes);
+            }
+            place.copy_from_slice(engine.stream.read(offsets[i], bytes)?);
         }
         let piece = n.div_ceil(rows.workers()).next_multiple_of(layout::TILE_ROWS).max(layout::TILE_ROWS);
         let gathered = &room.rows[..n * bytes];

@@ -308,6 +308,13 @@ impl WeightStream for MappedStream<'_> {
     fn read(&mut self, offset: u64, bytes: usize) -> Result<&[u8], bourn_core::Error> {
         self.file.range(offset, bytes as u64)
     }
+
+    fn soon(&mut self, offset: u64, bytes: usize) {
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        if let Some(bytes) = self.file.head.bytes.all().get(start..start.saturating_add(bytes)) {
+            bourn_kernels::fetch(bytes);
+        }
+    }
 }
 
 /// Weight bytes of an [`ImageFile`], however it is held.
@@ -331,6 +338,13 @@ impl WeightStream for Stream<'_> {
         match self {
             Self::Mapped(s) => s.read(offset, bytes),
             Self::Paged(s) => s.read(offset, bytes),
+        }
+    }
+
+    fn soon(&mut self, offset: u64, bytes: usize) {
+        match self {
+            Self::Mapped(s) => s.soon(offset, bytes),
+            Self::Paged(s) => s.soon(offset, bytes),
         }
     }
 
