@@ -145,6 +145,11 @@ impl Llama {
         let off =
             ["GGML_OPENMP", "LLAMA_CURL", "LLAMA_BUILD_TESTS", "LLAMA_BUILD_EXAMPLES", "LLAMA_BUILD_SERVER", "BUILD_SHARED_LIBS"];
         configure.args(["-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON"]);
+        // Virtual machines name AMX among their instructions and then refuse its tiles, of which llama.cpp dies.
+        if std::fs::read_to_string("/proc/cpuinfo").is_ok_and(|cpu| cpu.contains("amx_tile")) {
+            const NO_TILES: &str = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16";
+            configure.args(["C", "CXX"].map(|language| format!("-DCMAKE_{language}_FLAGS={NO_TILES}")));
+        }
         run(configure.args(off.map(|name| format!("-D{name}=OFF"))))?;
         run(command("cmake").arg("--build").arg(&build).args(["-j2", "--target"]).args(PROGRAMS))?;
         Ok(llama)
