@@ -189,7 +189,8 @@ fn open_place<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
         min_p: recommended.min_p,
         repetition_penalty: recommended.repetition_penalty,
     };
-    let mut service = Service { about: &mut about, start, skipped, asked, ram: ram as u64, counter: room.counter, ahead: room.ahead, card };
+    let mut service =
+        Service { about: &mut about, start, skipped, asked, ram: ram as u64, counter: room.counter, ahead: room.ahead, card };
     if plan.resident {
         let mut stream = Resident::read(image, &mut source, weights, &mut |done, of| {
             (job.done, job.of) = (done, of);

@@ -88,7 +88,12 @@ impl<D: BlockDevice> Shared<D> {
 
     /// The card, for one user; nothing the second time.
     pub fn card(&self) -> Option<Card<'_, D>> {
-        (!self.lent.swap(true, Ordering::AcqRel)).then(|| Card { shared: self, front: Cell::new(0), late: Cell::new(u32::MAX), ready: Cell::new(0) })
+        (!self.lent.swap(true, Ordering::AcqRel)).then(|| Card {
+            shared: self,
+            front: Cell::new(0),
+            late: Cell::new(u32::MAX),
+            ready: Cell::new(0),
+        })
     }
 
     fn hold(&self) -> Option<Held<'_>> {

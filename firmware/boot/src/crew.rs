@@ -93,7 +93,10 @@ impl Crew {
 
     /// Runs the errand if somebody is to.
     fn answer_call(&self) {
-        if self.called.load(Ordering::Relaxed) && self.called.swap(false, Ordering::AcqRel) && self.has_errand.load(Ordering::Acquire) {
+        if self.called.load(Ordering::Relaxed)
+            && self.called.swap(false, Ordering::AcqRel)
+            && self.has_errand.load(Ordering::Acquire)
+        {
             // SAFETY: it was written before `has_errand`, and is not written again.
             if let Some(errand) = unsafe { *self.errand.get() } {
                 errand.run();

@@ -4,8 +4,8 @@ use core::fmt;
 
 use bourn_app::{Board, Exit, Health, Memory, Parts};
 use bourn_core::Candidate;
-use bourn_flash::Ahead;
 use bourn_drivers::serial::{End, Line, Port};
+use bourn_flash::Ahead;
 use bourn_kernels::Kernels;
 use bourn_protocol::message::{Build, LogKind};
 use embedded_sdmmc::{Block, BlockDevice};
@@ -101,7 +101,12 @@ fn place<T>(memory: &'static mut [u8], value: T) -> (Option<&'static T>, &'stati
 }
 
 /// Serves the line for ever.
-pub fn run<P: Port, D: BlockDevice + Send + 'static>(boot: Boot, name: &'static str, line: &'static BoardLine<P>, card: Option<D>) -> ! {
+pub fn run<P: Port, D: BlockDevice + Send + 'static>(
+    boot: Boot,
+    name: &'static str,
+    line: &'static BoardLine<P>,
+    card: Option<D>,
+) -> ! {
     let Boot { memory, crew, features, start_ticks, fixed, loaded_bytes, static_bytes } = boot;
     let (blocks, memory) = carve(memory, BLOCKS * Block::LEN, 0_u8);
     let candidates = (memory.len() / CANDIDATES_SHARE / size_of::<Candidate>()).min(CANDIDATES);

@@ -61,7 +61,15 @@ impl<'a, S: Source> FlashStream<'a, S> {
             return Err(Error::Short { need, have: source.capacity() });
         }
         let skip = buffer.as_ptr().align_offset(ALIGN).min(buffer.len());
-        Ok(Self { image, source, buffer: &mut buffer[skip..], held: (0, 0), turn: None, stats: Stats::default(), last_error: None })
+        Ok(Self {
+            image,
+            source,
+            buffer: &mut buffer[skip..],
+            held: (0, 0),
+            turn: None,
+            stats: Stats::default(),
+            last_error: None,
+        })
     }
 
     /// What it has done so far.
