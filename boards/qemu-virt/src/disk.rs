@@ -98,7 +98,6 @@ impl BlockDevice for Disk {
 
     fn read(&self, blocks: &mut [Block], start: BlockIdx) -> Result<(), Error> {
         let error = |cause| Error { block: start.0, cause };
-        bourn_boot::platform::alive();
         let first: *mut u8 = blocks.as_mut_ptr().cast();
         // SAFETY: a block is an array of 512 bytes, so these are the bytes of `blocks`, borrowed as it is.
         let bytes = unsafe { core::slice::from_raw_parts_mut(first, size_of_val(blocks)) };
@@ -107,7 +106,6 @@ impl BlockDevice for Disk {
 
     fn write(&self, blocks: &[Block], start: BlockIdx) -> Result<(), Error> {
         let error = |cause| Error { block: start.0, cause };
-        bourn_boot::platform::alive();
         let first: *const u8 = blocks.as_ptr().cast();
         // SAFETY: as above.
         let bytes = unsafe { core::slice::from_raw_parts(first, size_of_val(blocks)) };

@@ -1,6 +1,7 @@
 //! What a board crate brings: a clock, a line, a card, memory, cores.
 
 use bourn_core::Candidate;
+use bourn_flash::Ahead;
 use bourn_kernels::{Kernels, Rows};
 use bourn_protocol::message::{Build, LogKind};
 use core::fmt;
@@ -80,6 +81,8 @@ pub struct Parts<'a, B, S, D> {
     pub serial: S,
     /// The card, if there is one.
     pub card: Option<D>,
+    /// Who fetches its blocks while the cores compute, if somebody does.
+    pub ahead: Option<&'a dyn Ahead>,
     /// Tiers that this CPU can run, the fastest first.
     pub tiers: &'a [&'static Kernels],
     /// Cores for one token.

@@ -3,7 +3,7 @@
 use crate::fat;
 use crate::slots::Area;
 use crate::trouble::Trouble;
-use bourn_flash::BlockSource;
+use bourn_flash::{Ahead, BlockSource};
 use bourn_protocol::message::{From, Why};
 use core::cell::Cell;
 use embedded_sdmmc::{Block, BlockCount, BlockDevice, BlockIdx};
@@ -58,8 +58,13 @@ pub(crate) fn source<'c, D: BlockDevice>(
     counter: &'c Cell<u64>,
     place: &Place,
     blocks: &'c mut [Block],
+    ahead: Option<&'c dyn Ahead>,
 ) -> Result<BlockSource<'c, Counted<'c, D>>, Trouble> {
-    Ok(BlockSource::new(Counted::new(card, counter), place.first, blocks)?)
+    if let Some(ahead) = ahead {
+        // What was fetched of the card as it was.
+        ahead.next(BlockIdx(0), 0);
+    }
+    Ok(BlockSource::new(Counted::new(card, counter), place.first, blocks)?.reading_ahead(ahead))
 }
 
 /// One block, tried again when the card fails.

@@ -228,6 +228,7 @@ pub(crate) fn read_pages<S: Source>(
         ));
     }
     let mut done = 0;
+    source.next(s.payload_offset, of);
     while done < all {
         step(done as u64, of)?;
         let n = room.min(all - done);

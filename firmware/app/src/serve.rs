@@ -10,7 +10,7 @@ use crate::selftest;
 use crate::trouble::Trouble;
 use crate::update::Update;
 use bourn_core::{Session, WeightStream};
-use bourn_flash::{FlashStream, stream};
+use bourn_flash::{Ahead, FlashStream, stream};
 use bourn_format::Image;
 use bourn_protocol::message::{Answer, Load, Model, Outcome, Request, Stats, Why};
 use core::cell::Cell;
@@ -47,7 +47,7 @@ where
     S: Read + Write + ReadReady,
     D: BlockDevice,
 {
-    let Parts { name, firmware, build, board, serial, card, tiers, decode, prefill, memory, window } = parts;
+    let Parts { name, firmware, build, board, serial, card, ahead, tiers, decode, prefill, memory, window } = parts;
     let link = Link::new(serial);
     let window = window.max(1);
     let mut desk =
@@ -57,6 +57,7 @@ where
         blocks: memory.blocks,
         candidates: memory.candidates,
         card: card.as_ref(),
+        ahead,
         counter: &Cell::new(0),
     };
     let mut next = Next::Load(Load::default(), None);
@@ -102,6 +103,7 @@ pub(crate) struct Room<'a, D> {
     pub blocks: &'a mut [embedded_sdmmc::Block],
     pub candidates: &'a mut [bourn_core::Candidate],
     pub card: Option<&'a D>,
+    pub ahead: Option<&'a dyn Ahead>,
     pub counter: &'a Cell<u64>,
 }
 
@@ -146,7 +148,7 @@ fn open_place<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
     let ram = room.arena.len();
     let mut arena = Arena::new(room.arena);
     let mut job = Job { unasked: asked.is_none(), ..Job::new(asked.unwrap_or(0)) };
-    let mut source = source(card, room.counter, place, room.blocks)?;
+    let mut source = source(card, room.counter, place, room.blocks, room.ahead)?;
     let head = read_head(&mut source, place, &mut arena)?;
     let image = &Image::new_checked(head)?;
     let plan = Plan::choose(image, load, ram - arena.taken())?;
@@ -187,7 +189,8 @@ fn open_place<B: Board, S: Read + Write + ReadReady, D: BlockDevice>(
         min_p: recommended.min_p,
         repetition_penalty: recommended.repetition_penalty,
     };
-    let mut service = Service { about: &mut about, start, skipped, asked, ram: ram as u64, counter: room.counter, card };
+    let mut service =
+        Service { about: &mut about, start, skipped, asked, ram: ram as u64, counter: room.counter, ahead: room.ahead, card };
     if plan.resident {
         let mut stream = Resident::read(image, &mut source, weights, &mut |done, of| {
             (job.done, job.of) = (done, of);
@@ -213,6 +216,7 @@ struct Service<'s, D> {
     asked: Option<u16>,
     ram: u64,
     counter: &'s Cell<u64>,
+    ahead: Option<&'s dyn Ahead>,
     card: &'s D,
 }
 
@@ -259,6 +263,7 @@ impl<D: BlockDevice> Service<'_, D> {
                     let (a, b) = faults(stream);
                     (desk.stats.retried_reads, desk.stats.reread_pages) = (retried + a, reread + b);
                     desk.stats.card_bytes = self.counter.get();
+                    desk.stats.ahead_bytes = self.ahead.map_or(0, Ahead::ready_bytes);
                     match ended {
                         Ok(done) => desk.end(sequence, Ending::Done(done)),
                         Err(trouble) => {

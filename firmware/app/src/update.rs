@@ -132,7 +132,7 @@ impl Update {
         let mut arena = Arena::new(room.arena);
         let head = arena.take(usize::try_from(superblock.head_bytes.next_multiple_of(512)).unwrap_or(usize::MAX))?;
         let pages = arena.rest();
-        let mut source = source(card, room.counter, &place, room.blocks)?;
+        let mut source = source(card, room.counter, &place, room.blocks, room.ahead)?;
         let mut tries = 1;
         while source.read(0, head).is_err() {
             if tries == TRIES {

@@ -2,12 +2,13 @@
 //!
 //! Modules in path order: `start` (reset → level EL1, MMU and caches on) → [`memory`] (the memory map and its page tables) →
 //! `platform` (what a board adds; `pi`: what every Raspberry Pi does) → `faults` (exception vectors, panics) → [`log`] (defmt into a ring) → `time` (the
-//! counter) → [`crew`] (four cores behind `Rows`) → [`tier`] (which kernels a core can run) → `shell` (the application on all that).
+//! counter) → [`crew`] (four cores behind `Rows`) → [`ahead`] (one of them reads the card ahead) → [`tier`] (which kernels a core can run) → `shell` (the application on all that).
 //!
-//! What needs the machine itself is compiled for `target_os = "none"` only; page tables, ring, crew and register fields
+//! What needs the machine itself is compiled for `target_os = "none"` only; page tables, rings, crew and register fields
 //! are ordinary code, tested on any host.
 #![no_std]
 
+pub mod ahead;
 pub mod crew;
 #[cfg(target_os = "none")]
 pub mod faults;

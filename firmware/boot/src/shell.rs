@@ -5,10 +5,12 @@ use core::fmt;
 use bourn_app::{Board, Exit, Health, Memory, Parts};
 use bourn_core::Candidate;
 use bourn_drivers::serial::{End, Line, Port};
+use bourn_flash::Ahead;
 use bourn_kernels::Kernels;
 use bourn_protocol::message::{Build, LogKind};
 use embedded_sdmmc::{Block, BlockDevice};
 
+use crate::ahead::{CHUNK, CHUNKS, Shared};
 use crate::platform::{self, Boot};
 use crate::{log, time};
 
@@ -16,6 +18,8 @@ use crate::{log, time};
 const BLOCKS: usize = 256;
 /// Of the memory at most this part for candidates of the sampler.
 const CANDIDATES_SHARE: usize = 64;
+/// And at most this part for blocks that are read ahead.
+const AHEAD_SHARE: usize = 64;
 /// No vocabulary is larger.
 const CANDIDATES: usize = 1 << 19;
 /// Bits a second of a board's line: what `bourn device` takes for granted, or what the build was told by `BOURN_BAUD`.
@@ -81,12 +85,43 @@ fn carve<T: Copy>(memory: &'static mut [u8], n: usize, value: T) -> (&'static mu
     (unsafe { core::slice::from_raw_parts_mut(first, n) }, rest)
 }
 
+/// A value at the beginning of `memory`, for ever, and what is left of it; nothing if there is no room.
+fn place<T>(memory: &'static mut [u8], value: T) -> (Option<&'static T>, &'static mut [u8]) {
+    let skip = memory.as_ptr().align_offset(align_of::<T>()).min(memory.len());
+    let (_, memory) = memory.split_at_mut(skip);
+    if memory.len() < size_of::<T>() {
+        return (None, memory);
+    }
+    let (taken, rest) = memory.split_at_mut(size_of::<T>());
+    let at: *mut T = taken.as_mut_ptr().cast();
+    // SAFETY: as large as the value and aligned for it.
+    unsafe { at.write(value) };
+    // SAFETY: written just now, in memory that was borrowed for ever and is lent on once.
+    (Some(unsafe { &*at }), rest)
+}
+
 /// Serves the line for ever.
-pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'static BoardLine<P>, card: Option<D>) -> ! {
+pub fn run<P: Port, D: BlockDevice + Send + 'static>(
+    boot: Boot,
+    name: &'static str,
+    line: &'static BoardLine<P>,
+    card: Option<D>,
+) -> ! {
     let Boot { memory, crew, features, start_ticks, fixed, loaded_bytes, static_bytes } = boot;
     let (blocks, memory) = carve(memory, BLOCKS * Block::LEN, 0_u8);
     let candidates = (memory.len() / CANDIDATES_SHARE / size_of::<Candidate>()).min(CANDIDATES);
-    let (candidates, arena) = carve(memory, candidates, Candidate::default());
+    let (candidates, memory) = carve(memory, candidates, Candidate::default());
+    let ring = (memory.len() / AHEAD_SHARE / Block::LEN / CHUNK).min(CHUNKS) * CHUNK;
+    let (ring, memory) = carve(memory, ring * Block::LEN, 0_u8);
+    let (shared, arena) = match card {
+        Some(card) => place(memory, Shared::new(card, as_blocks(ring), crew)),
+        None => (None, memory),
+    };
+    if let Some(shared) = shared {
+        // SAFETY: this function runs once, and nothing else sets it.
+        unsafe { crew.set_errand(shared) };
+    }
+    let card = shared.and_then(Shared::card);
     let mut tiers: [&'static Kernels; 4] = [&bourn_kernels::scalar::TABLE; 4];
     let mut n_tiers = 0;
     // SAFETY: what all cores that came have, and no other core works.
@@ -112,7 +147,8 @@ pub fn run<P: Port, D: BlockDevice>(boot: Boot, name: &'static str, line: &'stat
         build,
         board: Machine,
         serial: end,
-        card,
+        card: card.as_ref(),
+        ahead: card.as_ref().map(|card| card as &dyn Ahead),
         tiers: &tiers[..n_tiers],
         decode: crew,
         prefill: crew,

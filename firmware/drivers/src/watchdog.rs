@@ -45,3 +45,68 @@ impl<R: Registers> Watchdog<R> {
         self.registers.write(RSTC, PASSWORD | control | FULL_RESET);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::cell::Cell;
+
+    /// A power manager whose time passes by hand.
+    #[derive(Default)]
+    struct Fake {
+        left: Cell<u32>,
+        status: Cell<u32>,
+        armed: Cell<bool>,
+    }
+
+    impl Registers for Fake {
+        fn read(&self, offset: usize) -> u32 {
+            match offset {
+                RSTC => 0x102,
+                RSTS => self.status.get(),
+                _ => 0,
+            }
+        }
+
+        fn write(&self, offset: usize, value: u32) {
+            assert_eq!(value >> 24, PASSWORD >> 24, "words without the password are not heard");
+            match offset {
+                WDOG => self.left.set(value & MAX_TICKS),
+                RSTC => self.armed.set(value & 0x30 == FULL_RESET),
+                RSTS => self.status.set(value & 0x00ff_ffff),
+                _ => panic!("no register {offset:#x}"),
+            }
+        }
+    }
+
+    impl Fake {
+        /// Whether the machine is reset within so many seconds.
+        fn resets_within(&self, seconds: u32) -> bool {
+            let left = self.left.get().saturating_sub(seconds * RATE);
+            self.left.set(left);
+            self.armed.get() && left == 0
+        }
+    }
+
+    #[test]
+    fn a_machine_that_is_fed_lives_and_one_that_is_not_is_reset() {
+        let fake = Fake::default();
+        let watchdog = Watchdog::new(&fake);
+        assert!(!fake.resets_within(100), "not armed");
+        for _ in 0..100 {
+            watchdog.feed(15);
+            assert!(!fake.resets_within(14));
+        }
+        assert!(fake.resets_within(1));
+        watchdog.feed(1000);
+        assert!(!fake.resets_within(15) && fake.resets_within(1), "15 seconds and a little is the longest");
+    }
+
+    #[test]
+    fn a_reset_is_of_the_whole_machine_and_at_once() {
+        let fake = Fake { status: Cell::new(0x555), ..Fake::default() };
+        Watchdog::new(&fake).reset();
+        assert!(fake.resets_within(1));
+        assert_eq!(fake.status.get(), 0, "started from the first partition");
+    }
+}

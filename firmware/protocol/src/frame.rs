@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 /// Version of frames and messages. The places of the version byte and of the CRC never change.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Bytes of an image, a prompt, a template in one message.
 pub const CHUNK: usize = 1024;
 /// Longest body: a chunk and what stands before it.

@@ -460,6 +460,8 @@ pub struct Stats {
     pub core_hz: Option<u64>,
     /// The board's own word for under-voltage and throttling; 0: none.
     pub throttled: Option<u32>,
+    /// Of the bytes read from the card those that had come before they were asked for.
+    pub ahead_bytes: u64,
 }
 
 /// Why an answer ended.

@@ -31,6 +31,6 @@ pub mod spi_nor;
 pub mod stream;
 
 pub use error::Error;
-pub use source::{BlockSource, NorSource, Source};
+pub use source::{Ahead, BlockSource, NorSource, Source};
 pub use spi_nor::SpiNor;
 pub use stream::{FlashStream, Stats};

@@ -1,5 +1,7 @@
 //! Bytes at an offset: what NOR flash and block devices have in common.
 
+use core::fmt;
+
 use embedded_sdmmc::{Block, BlockDevice, BlockIdx};
 use embedded_storage::nor_flash::ReadNorFlash;
 
@@ -18,6 +20,20 @@ pub trait Source {
 
     /// Bytes from where the image begins to the end of the device.
     fn capacity(&self) -> u64;
+
+    /// What will be read next, `bytes` from `offset` on, in order: for devices that can fetch while nobody waits.
+    fn next(&mut self, offset: u64, bytes: u64) {
+        let _ = (offset, bytes);
+    }
+}
+
+/// Who fetches blocks of a device before they are asked for: another core, a controller by itself.
+pub trait Ahead {
+    /// These blocks are read next, in order; what was said before does not hold any more. With none of them nothing is fetched.
+    fn next(&self, first: BlockIdx, n_blocks: u32);
+
+    /// Bytes so far that had come before they were asked for.
+    fn ready_bytes(&self) -> u64;
 }
 
 /// An image in NOR flash, behind `embedded-storage`'s trait: a chip on SPI ([`crate::SpiNor`]), a QSPI peripheral of a
@@ -68,13 +84,19 @@ impl<F: ReadNorFlash> Source for NorSource<F> {
 
 /// An image on a block device (memory card, eMMC, USB stick) behind `embedded-sdmmc`'s trait: in a partition of its own, or in
 /// a file that lies in one piece.
-#[derive(Debug)]
 pub struct BlockSource<'a, D> {
     device: D,
     first: BlockIdx,
     n_blocks: u32,
     /// Whole blocks are read here and copied on: the trait wants them so. The more, the fewer commands.
     bounce: &'a mut [Block],
+    ahead: Option<&'a dyn Ahead>,
+}
+
+impl<D> fmt::Debug for BlockSource<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockSource").field("first", &self.first).field("n_blocks", &self.n_blocks).finish_non_exhaustive()
+    }
 }
 
 impl<'a, D: BlockDevice> BlockSource<'a, D> {
@@ -92,7 +114,13 @@ impl<'a, D: BlockDevice> BlockSource<'a, D> {
             let block = Block::LEN as u64;
             return Err(Error::Short { need: u64::from(first.0) * block, have: u64::from(n_blocks) * block });
         }
-        Ok(Self { device, first, n_blocks, bounce })
+        Ok(Self { device, first, n_blocks, bounce, ahead: None })
+    }
+
+    /// The same, of a device that fetches ahead if it is told what comes.
+    #[must_use]
+    pub fn reading_ahead(self, ahead: Option<&'a dyn Ahead>) -> Self {
+        Self { ahead, ..self }
     }
 
     /// The device again.
@@ -124,5 +152,14 @@ impl<D: BlockDevice> Source for BlockSource<'_, D> {
 
     fn capacity(&self) -> u64 {
         u64::from(self.n_blocks - self.first.0) * Block::LEN as u64
+    }
+
+    fn next(&mut self, offset: u64, bytes: u64) {
+        let (block, most) = (Block::LEN as u64, u64::from(self.n_blocks - self.first.0));
+        if let Some(ahead) = self.ahead {
+            let (first, end) = ((offset / block).min(most), (offset + bytes).div_ceil(block).min(most));
+            // Both within 32 bits, as the device's blocks are.
+            ahead.next(BlockIdx(self.first.0 + first as u32), (end - first) as u32);
+        }
     }
 }

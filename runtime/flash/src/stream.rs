@@ -1,4 +1,4 @@
-//! An image's segments from a device, each page held against its sum as it arrives.
+//! An image's segments from a device, each page held against its sum as it arrives; the device is told which segment comes next.
 
 use bourn_core::WeightStream;
 use bourn_format::{Image, PAGE};
@@ -40,6 +40,8 @@ pub struct FlashStream<'a, S: Source> {
     buffer: &'a mut [u8],
     /// The pages in the buffer: first byte and length in the image.
     held: (u64, usize),
+    /// After this segment that one is asked for, once.
+    turn: Option<(usize, usize)>,
     stats: Stats,
     last_error: Option<S::Error>,
 }
@@ -59,7 +61,15 @@ impl<'a, S: Source> FlashStream<'a, S> {
             return Err(Error::Short { need, have: source.capacity() });
         }
         let skip = buffer.as_ptr().align_offset(ALIGN).min(buffer.len());
-        Ok(Self { image, source, buffer: &mut buffer[skip..], held: (0, 0), stats: Stats::default(), last_error: None })
+        Ok(Self {
+            image,
+            source,
+            buffer: &mut buffer[skip..],
+            held: (0, 0),
+            turn: None,
+            stats: Stats::default(),
+            last_error: None,
+        })
     }
 
     /// What it has done so far.
@@ -129,6 +139,9 @@ impl<S: Source> WeightStream for FlashStream<'_, S> {
         // At most the buffer's length, or it is refused below.
         let bytes = usize::try_from(segment.bytes).unwrap_or(usize::MAX);
         self.pages(segment.offset, bytes)?;
+        let next = self.turn.take_if(|(after, _)| *after == index).map_or(index + 1, |(_, to)| to);
+        let next = self.image.segment(if next < self.image.n_segments() { next } else { 0 });
+        self.source.next(next.offset, next.bytes);
         Ok(&self.buffer[..bytes])
     }
 
@@ -140,5 +153,9 @@ impl<S: Source> WeightStream for FlashStream<'_, S> {
         self.pages(start, usize::try_from(end - start).map_err(|_| invalid)?)?;
         let at = (offset - start) as usize;
         Ok(&self.buffer[at..at + bytes])
+    }
+
+    fn turn(&mut self, after: usize, to: usize) {
+        self.turn = Some((after, to));
     }
 }

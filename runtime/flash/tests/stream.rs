@@ -311,3 +311,44 @@ fn a_source_says_what_is_left_behind_its_beginning() {
     let flash = SpiNor::new(bus, Delay::default()).unwrap();
     assert_eq!(NorSource::new(flash, 1 << 16).err(), Some(Error::Short { need: 1 << 16, have: 1 << 16 }));
 }
+
+/// What a stream says it will read next is what it reads next: in the order of the image, from the first again, and as a turn says.
+#[test]
+fn the_device_is_told_which_segment_comes_next() {
+    struct Told<'t>(&'t std::cell::RefCell<Vec<(u32, u32)>>);
+
+    impl bourn_flash::Ahead for Told<'_> {
+        fn next(&self, first: BlockIdx, n_blocks: u32) {
+            self.0.borrow_mut().push((first.0, n_blocks));
+        }
+
+        fn ready_bytes(&self) -> u64 {
+            0
+        }
+    }
+
+    let bytes = file(IMAGES[0]);
+    let card = card_with(7, &bytes);
+    let mut bounce = vec![Block::new(); 8];
+    let told = std::cell::RefCell::new(Vec::new());
+    let told_to = Told(&told);
+    let mut memory = vec![0; 1 << 20];
+    let source = BlockSource::new(&card, BlockIdx(7), &mut bounce).unwrap();
+    let mut source = source.reading_ahead(Some(&told_to));
+    let image = Image::new_checked(head::read(&mut source, &mut memory).unwrap()).unwrap();
+    let mut buffer = vec![0; stream::buffer_bytes(&image)];
+    let mut stream = FlashStream::new(&image, source, &mut buffer).unwrap();
+    let place = |index: usize| {
+        let segment = image.segment(index);
+        (7 + (segment.offset / Block::LEN as u64) as u32, segment.bytes.div_ceil(Block::LEN as u64) as u32)
+    };
+    let last = image.n_segments() - 1;
+    assert!(last >= 3);
+    stream.turn(1, 0);
+    for (index, next) in [(0, 1), (1, 0), (0, 1), (1, 2), (2, 3), (last, 0)] {
+        stream.segment(index).unwrap();
+        assert_eq!(told.borrow().last(), Some(&place(next)), "after segment {index}");
+    }
+    stream.read(image.segment(1).offset + 300, 100).unwrap();
+    assert_eq!(told.borrow().len(), 6, "a tile says nothing of what comes");
+}

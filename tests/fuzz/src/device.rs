@@ -76,6 +76,7 @@ pub fn device(data: &[u8]) {
         board: Fuzzed { line: Rc::clone(&line), now: 0.into() },
         serial: Serial(line),
         card: Some(Card::new()),
+        ahead: None,
         tiers: &tiers,
         decode: &OneCore,
         prefill: &OneCore,

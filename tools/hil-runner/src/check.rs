@@ -1,12 +1,13 @@
-//! What is asked of a board that answers: its own tests, paging against memory, a noisy line.
+//! What is asked of a board that answers: its own tests, paging against memory, a noisy line, how fast it is.
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bourn_protocol::client::Transport;
 use bourn_protocol::frame::{MAX_WIRE, encode};
-use bourn_protocol::message::{Answer, Load, Outcome, Request, Stats, Weights};
-use bourn_protocol::port::{Written, greedy};
+use bourn_protocol::message::{Answer, Done, Form, Generate, Load, Outcome, Request, Stats, Weights};
+use bourn_protocol::port::{Written, greedy, prompt_of};
 use bourn_protocol::{Client, Error};
 
 /// A prompt in ids that every golden model has.
@@ -55,6 +56,51 @@ pub fn self_test<T: Transport<Error: std::fmt::Display>>(client: &mut Client<T>,
     let (_, _, outcome, text) = test(client, index, true)?;
     ensure!(outcome == Outcome::Passed, "{outcome:?}: {text}");
     Ok(())
+}
+
+/// The checksum in the open model's superblock, which stands for all of it.
+///
+/// # Errors
+/// If the board has no model, and why, or the line fails.
+pub fn model<T: Transport<Error: std::fmt::Display>>(client: &mut Client<T>) -> Result<u64> {
+    // Opened anew, so that a board that is still at it is waited for.
+    said(client.load(Load::default(), &mut |_, _| ControlFlow::Continue(())))?;
+    let found = said(client.ask("info", &Request::Info, &mut |answer| match answer {
+        Answer::Info(info) => Some(info.model.map(|model| model.id)),
+        _ => None,
+    }))?;
+    found.context("the board has no model")
+}
+
+/// Tokens of the prompt and of the answer by which speed is measured, and how often; as `bourn bench` is asked by the tests of boards with Linux.
+const SPEED: (u32, u32, u32) = (128, 64, 3);
+
+fn per_second(tokens: u32, us: u64) -> f64 {
+    f64::from(tokens) * 1e6 / us.max(1) as f64
+}
+
+/// The middle of three measurements by the board's own clock: `prefill_tok_s`, `decode_tok_s`.
+///
+/// # Errors
+/// If the board has no model, or the line fails.
+pub fn speed<T: Transport<Error: std::fmt::Display>>(client: &mut Client<T>) -> Result<BTreeMap<&'static str, f64>> {
+    let (n_prompt, n, rounds) = SPEED;
+    let mut all = Vec::new();
+    for round in 0..rounds {
+        // Another first token each time, so that nothing is known from the round before.
+        let ids: Vec<u32> = (0..n_prompt).map(|i| PROMPT[(i + round) as usize % PROMPT.len()]).collect();
+        let generate = Generate { sum: false, ..Generate::greedy(Form::Ids, n) };
+        all.push(said(client.generate(&prompt_of(&ids), &generate, &mut Written::default(), &mut || false))?);
+    }
+    let middle = |of: fn(&Done) -> f64| {
+        let mut found: Vec<f64> = all.iter().map(of).collect();
+        found.sort_by(f64::total_cmp);
+        found[found.len() / 2]
+    };
+    Ok(BTreeMap::from([
+        ("prefill_tok_s", middle(|done| per_second(done.prompt_tokens - done.reused_tokens, done.prefill_us))),
+        ("decode_tok_s", middle(|done| per_second(done.tokens.saturating_sub(1), done.total_us - done.first_token_us))),
+    ]))
 }
 
 /// Greedy text after [`PROMPT`] with weights there: ids and text, checksum of the logits.

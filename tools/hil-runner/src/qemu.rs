@@ -25,6 +25,8 @@ pub struct Machine {
     pub serial: String,
     /// The line is the mini-UART.
     pub mini_uart: bool,
+    /// A reset starts it anew; else it ends the emulator, so that a board that faults does not begin again and again.
+    pub resets: bool,
     /// Further words for QEMU.
     pub extra: Vec<String>,
 }
@@ -39,6 +41,7 @@ impl Machine {
             memory_mib: 1024,
             serial: "stdio".to_owned(),
             mini_uart: false,
+            resets: false,
             extra: Vec::new(),
         }
     }
@@ -67,7 +70,10 @@ impl Machine {
             bail!("{}: {reason}", self.board);
         }
         let mut command = Command::new(qemu);
-        command.args(["-display", "none", "-monitor", "none", "-no-reboot", "-kernel"]).arg(kernel);
+        command.args(["-display", "none", "-monitor", "none", "-kernel"]).arg(kernel);
+        if !self.resets {
+            command.arg("-no-reboot");
+        }
         // A comma ends a word of QEMU's unless it is doubled.
         let file = card.display().to_string().replace(',', ",,");
         let drive = |interface: &str| format!("if={interface},id=card,format=raw,file={file}");
@@ -150,6 +156,7 @@ mod tests {
         }
         let mini = words(&Machine { mini_uart: true, ..Machine::of("rpi3") });
         assert!(mini.contains("-M raspi3b") && mini.ends_with("-serial null -serial stdio"), "{mini}");
+        assert!(mini.contains("-no-reboot") && !words(&Machine { resets: true, ..Machine::of("rpi3") }).contains("-no-reboot"));
         let none = Machine::of("rpi5").command(Path::new("q"), Path::new("k"), Path::new("c")).unwrap_err().to_string();
         assert!(none.contains("no emulator for board rpi5"), "{none}");
     }

@@ -26,7 +26,7 @@ pub(crate) fn qemu() -> Result<PathBuf> {
 /// If the words are wrong or the emulator fails.
 pub(crate) fn emulate(args: &[&str]) -> Result<()> {
     let [board, card, args @ ..] = args else { bail!("emulate needs a board and a card image") };
-    let mut machine = Machine::of(board);
+    let mut machine = Machine { resets: true, ..Machine::of(board) };
     let mut args = args.iter();
     while let Some(&arg) = args.next() {
         let mut value = || args.next().map(|value| (*value).to_owned()).with_context(|| format!("{arg} needs a value"));

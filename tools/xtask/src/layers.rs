@@ -22,7 +22,7 @@ const SHELL: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core"];
 const LIBRARY: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-gpu"];
 const PACK: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-host", "bourn-checkpoint"];
 const FIRMWARE: &[&str] = &["bourn-format", "bourn-kernels", "bourn-core", "bourn-flash", "bourn-protocol"];
-const BOOT: &[&str] = &["bourn-kernels", "bourn-core", "bourn-app", "bourn-protocol", "bourn-drivers"];
+const BOOT: &[&str] = &["bourn-flash", "bourn-kernels", "bourn-core", "bourn-app", "bourn-protocol", "bourn-drivers"];
 const BOARD: &[&str] = &["bourn-boot", "bourn-drivers"];
 const TOP: &[&str] = &[
     "bourn-format",

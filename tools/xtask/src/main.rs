@@ -52,7 +52,8 @@ const USAGE: &str = "usage: cargo xtask <command>
                            --test its tests are run where BOURN_BOARD says, else in QEMU
   prove-firmware [--model FILE]... [--tokens N] [--count]
                            firmware in QEMU against its promises: the desktop's tokens and logits to the bit on every board and
-                           CPU, 200 damages of the card reported; with --count instructions per core
+                           CPU, 200 damages of the card reported; with --count (and --model) instead
+                           instructions from token to token with one core and with four
   emulate BOARD CARD [--cpu CPU] [--cores N] [--memory MIB] [--mini-uart] [--serial stdio|pty|tcp:PORT|PATH]
                            start a card in QEMU, its serial line where you say (a PATH is a socket)
   fuzz [TARGET] [--seconds N] [--smoke]

@@ -8,7 +8,8 @@ use anyhow::{Context, Result, bail};
 
 /// The root of the workspace: two folders above this crate.
 pub fn root() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here)
 }
 
 /// Where build products go: `CARGO_TARGET_DIR`, else `target` in the root.

@@ -441,6 +441,7 @@ fn run_board(card: Option<Card>, setup: &Setup, line: &Line) -> Exit {
         board,
         serial: BoardEnd(line.clone()),
         card,
+        ahead: None,
         tiers: &tiers,
         decode: &OneCore,
         prefill: &OneCore,

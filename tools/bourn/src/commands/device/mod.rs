@@ -142,7 +142,7 @@ fn stats(board: &mut Board, as_json: bool) -> Result<ExitCode> {
     let celsius = s.millicelsius.map(|m| f64::from(m) / 1e3);
     let value = object!({
         "uptime_s": s.uptime_us as f64 / 1e6, "generations": s.generations, "tokens_read": s.tokens_read,
-        "tokens_written": s.tokens_written, "card_bytes_read": s.card_bytes, "retried_reads": s.retried_reads,
+        "tokens_written": s.tokens_written, "card_bytes_read": s.card_bytes, "card_bytes_ahead": s.ahead_bytes, "retried_reads": s.retried_reads,
         "reread_pages": s.reread_pages, "frames_good": s.frames_good, "frames_bad": s.frames_bad,
         "celsius": celsius, "core_hz": s.core_hz, "throttled": s.throttled,
     });

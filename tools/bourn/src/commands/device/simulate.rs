@@ -335,6 +335,7 @@ pub fn simulate(a: &Simulate, quiet: bool) -> Result<ExitCode> {
             board,
             serial: Serial(Rc::clone(&wire)),
             card: Some(Shared(&card)),
+            ahead: None,
             tiers: &tiers,
             decode: &rows,
             prefill: &rows,
