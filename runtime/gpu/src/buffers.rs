@@ -1,19 +1,21 @@
 //! How much memory a session takes on the device.
 
-use crate::kernels::{attend, head};
+use crate::kernels::{attend, head, screen, select};
 use crate::record::LANES;
+use crate::screen::{MAX_BEST, ScreenBuffers};
 use crate::session::{Buffers, GpuOptions};
-use crate::{Device, Error};
-use bourn_core::KvDtype;
+use crate::{Device, Error, Weights};
+use bourn_core::{HeadMode, KvDtype};
 use bourn_format::{Image, Role, layout};
 
 impl Buffers {
-    pub(crate) fn new(device: &Device, image: &Image<'_>, options: &GpuOptions) -> Result<Self, Error> {
+    pub(crate) fn new(device: &Device, weights: &Weights, image: &Image<'_>, options: &GpuOptions) -> Result<Self, Error> {
         let s = image.shape();
         let (hidden, ffn, block) = (s.hidden as usize, s.ffn as usize, options.block);
         let vocab_rows: usize = image.parts(Role::Head).map(|t| layout::padded_rows(t.rows)).sum();
         let widest = layout::padded_cols(hidden.max(s.q_rows()).max(ffn));
         let qkv = layout::padded_rows(s.q_rows()) + 2 * layout::padded_rows(s.kv_rows());
+        let back = 16 + 4 * u64::from(s.vocab).max(4 + 2 * MAX_BEST as u64);
         let storage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
         let mut total = 0;
         let mut floats = |what: &str, n: usize| {
@@ -25,6 +27,9 @@ impl Buffers {
         let cache = 2 * s.n_kv_heads as usize * slots * words;
         let kv = (0..image.n_layers()).map(|i| floats(&format!("KV cache of layer {i}"), cache)).collect::<Result<_, _>>()?;
         let spans = (s.vocab as usize).div_ceil(head::SPAN as usize);
+        let screen = image.screen().filter(|_| options.head == HeadMode::Screened);
+        let books = screen.map_or(0, |_| weights.place(image, &image.screen_tensor(Role::ScreenBooks)).1);
+        let chosen = (2 * MAX_BEST).max(screen.map_or(0, |s| s.candidates()));
         Ok(Self {
             residual: floats("residual stream", block * hidden)?,
             last: floats("last state", hidden)?,
@@ -36,17 +41,23 @@ impl Buffers {
             scales: floats("scales", block * widest / layout::GROUP * 2)?,
             float: floats("activations", block * widest)?,
             step: floats("step", 4 + block + 4 * block * (s.rotary_dim as usize / 2))?,
-            logits: floats("logits", LANES as usize * vocab_rows)?,
-            spans: floats("candidates", 2 * spans)?,
+            row: floats("logits", vocab_rows)?,
+            rows: floats("logits of a block", LANES as usize * vocab_rows)?,
+            spans: floats("best of spans", 2 * spans)?,
             best: floats("best token", 4)?,
-            back: device.buffer(
-                "answers",
-                16 + 4 * u64::from(s.vocab),
-                wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            )?,
+            keys: floats("best of stretches", spans * (head::SPAN / select::STRETCH) as usize)?,
+            wanted: floats("number of candidates", 4)?,
+            bound: floats("bound of candidates", 4)?,
+            counts: floats("numbers of candidates", spans)?,
+            listed: floats("rows of candidates", s.vocab as usize)?,
+            chosen: floats("candidates", screen::CHOSEN_WORDS as usize + chosen)?,
+            screen: screen
+                .map(|screen| ScreenBuffers::new(device, screen, hidden, books, &mut floats))
+                .transpose()?,
+            back: device.buffer("answers", back, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
             kv,
             vocab_rows,
-            bytes: total + 16 + 4 * u64::from(s.vocab),
+            bytes: total + back,
         })
     }
 }

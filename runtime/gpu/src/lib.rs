@@ -1,7 +1,8 @@
 //! The decoder on a GPU: kernels written in CubeCL, compiled to WGSL by its compiler, driven by wgpu.
 //!
 //! Modules in path order: [`adapter`] (what there is) → [`device`] (what was opened) → [`weights`] (the image on it) → `kernels` (in
-//! CubeCL) → `compile` (WGSL, pipelines) → `program` (dispatches) → `record` (the decoder as dispatches) → [`session`].
+//! CubeCL) → `compile` (WGSL, pipelines) → `program` (dispatches) → `record` (the decoder as dispatches), `screen` (a screened
+//! head) → [`session`].
 #![deny(unsafe_code)]
 
 pub mod adapter;
@@ -13,6 +14,7 @@ mod error;
 mod kernels;
 mod program;
 mod record;
+mod screen;
 pub mod session;
 mod wait;
 pub mod weights;

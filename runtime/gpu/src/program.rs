@@ -4,7 +4,7 @@ use crate::compile::{Pipeline, Pipelines, begin, buffer};
 use crate::kernels::mul;
 use crate::weights::Weights;
 use crate::{Device, Error};
-use bourn_format::{Image, Tensor, layout};
+use bourn_format::{Image, Role, Tensor, layout};
 use cubecl_core::prelude::CubeKernel;
 use std::sync::Arc;
 
@@ -121,6 +121,24 @@ struct Run<'t> {
     ended: bool,
 }
 
+/// Parts of a matrix at even distances in one buffer, and of another one that lies beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    pub buffer: usize,
+    pub first_row: u32,
+    /// Rows of all.
+    pub rows: u32,
+    /// Rows of each but the last.
+    pub rows_of_part: u32,
+    /// The first words of both matrices.
+    pub words: [u32; 2],
+    /// Words from part to part.
+    pub part_words: u32,
+    /// Bytes of both matrices.
+    pub bytes: u64,
+    n: u32,
+}
+
 impl<'r> Recorder<'r> {
     pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights) -> Self {
         Self { device, pipelines, weights, drafts: Vec::new(), params: Vec::new(), bytes: 0 }
@@ -235,6 +253,32 @@ impl<'r> Recorder<'r> {
                 Box::new(mul::matmul_float::MatmulFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
             }),
         }
+    }
+
+    /// Counts bytes of weights that the program reads.
+    pub fn reads(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// The parts of the matrices of two roles, whose rows are the same, in as few runs as buffers and distances allow.
+    pub fn parts(&self, image: &Image<'_>, roles: [Role; 2]) -> Vec<Parts> {
+        let mut runs: Vec<Parts> = Vec::new();
+        for (a, b) in image.parts(roles[0]).zip(image.parts(roles[1])) {
+            let [(buffer, word), (_, beside)] = [a, b].map(|t| self.weights.place(image, &t));
+            let (rows, bytes) = (a.rows as u32, a.bytes + b.bytes);
+            if let Some(run) = runs.last_mut() {
+                let part_words = if run.n == 1 { word.wrapping_sub(run.words[0]) } else { run.part_words };
+                let follows = [word, beside].iter().zip(run.words).all(|(&w, first)| w.wrapping_sub(first) == run.n * part_words);
+                let full = run.rows == run.n * run.rows_of_part && rows <= run.rows_of_part;
+                if buffer == run.buffer && follows && full {
+                    *run = Parts { rows: run.rows + rows, part_words, bytes: run.bytes + bytes, n: run.n + 1, ..*run };
+                    continue;
+                }
+            }
+            let first_row = a.first_row as u32;
+            runs.push(Parts { buffer, first_row, rows, rows_of_part: rows, words: [word, beside], part_words: 0, bytes, n: 1 });
+        }
+        runs
     }
 
     /// The dispatches added since the last program, as one.

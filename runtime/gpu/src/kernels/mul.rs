@@ -107,6 +107,22 @@ fn minimum_of(w: &[u32], base: u32, row: u32, g: u32) -> f32 {
     half_of(w[(base + (g / 2u32) * 160u32 + 16u32 + (g % 2u32) * 8u32 + row / 2u32) as usize], row % 2u32)
 }
 
+/// The product of a row's group `g` of signed bytes with the activations: eight words from `codes` on, `step` apart.
+#[cube]
+pub fn q8_dot(w: &[u32], codes: u32, #[comptime] step: u32, x: &[Vector<f32, Const<4>>], g: u32) -> f32 {
+    let mut dot = 0.0f32;
+    #[unroll]
+    for p in 0..8u32 {
+        let word = w[(codes + comptime!(step * p)) as usize];
+        let v = x[(g * 8u32 + p) as usize];
+        #[unroll]
+        for j in 0..4usize {
+            dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
+        }
+    }
+    dot
+}
+
 /// `y = W·x` of one token, quantized types. `x`: codes by fours; `scales`: `[groups][2]`; `params`: tiles in all, then the matrices.
 #[cube(launch_unchecked)]
 pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
@@ -148,16 +164,7 @@ pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[
                     }
                 }
             } else {
-                #[unroll]
-                for p in 0..8u32 {
-                    let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
-                    let word = w[(codes + step) as usize];
-                    let v = x[(g * 8u32 + p) as usize];
-                    #[unroll]
-                    for j in 0..4usize {
-                        dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
-                    }
-                }
+                dot = q8_dot(w, codes, comptime!(if matches!(spec.dtype, Dtype::Q8R) { 1u32 } else { 16 }), x, g);
             }
             dots[UNIT_POS_X as usize] = dot;
             factors[UNIT_POS_X as usize] = scale_of(w, base, row, g, spec) * scales[(2u32 * g) as usize];
