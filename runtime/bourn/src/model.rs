@@ -27,7 +27,7 @@ pub struct OpenOptions {
     pub isa: Option<String>,
     /// Within so much memory, whatever `stream` says; there is room for one session at a time.
     pub ram: Option<Ram>,
-    /// Which rows of a screened head are read; a GPU reads all.
+    /// Which rows of a screened head are read.
     pub head: HeadMode,
     /// What computes.
     pub compute: Compute,

@@ -333,7 +333,6 @@ pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
             model.weights().name(),
             match (model.image().screen(), model.head()) {
                 (None, _) => "whole",
-                _ if model.is_on_gpu() => "exact",
                 (_, HeadMode::Screened) => "screen",
                 (_, HeadMode::Exact) => "exact",
             },
