@@ -1,8 +1,9 @@
 //! How much memory a session takes on the device.
 
-use crate::kernels::{attend, head, screen, select};
+use crate::kernels::attend;
 use crate::record::LANES;
-use crate::screen::{MAX_BEST, ScreenBuffers};
+use crate::screen::ScreenBuffers;
+use crate::select::{MAX_BEST, Selection};
 use crate::session::{Buffers, GpuOptions};
 use crate::{Device, Error, Weights};
 use bourn_core::{HeadMode, KvDtype};
@@ -26,10 +27,8 @@ impl Buffers {
         let slots = options.context.next_multiple_of(attend::RUN as usize);
         let cache = 2 * s.n_kv_heads as usize * slots * words;
         let kv = (0..image.n_layers()).map(|i| floats(&format!("KV cache of layer {i}"), cache)).collect::<Result<_, _>>()?;
-        let spans = (s.vocab as usize).div_ceil(head::SPAN as usize);
         let screen = image.screen().filter(|_| options.head == HeadMode::Screened);
         let books = screen.map_or(0, |_| weights.place(image, &image.screen_tensor(Role::ScreenBooks)).1);
-        let chosen = (2 * MAX_BEST).max(screen.map_or(0, |s| s.candidates()));
         Ok(Self {
             residual: floats("residual stream", block * hidden)?,
             last: floats("last state", hidden)?,
@@ -41,16 +40,8 @@ impl Buffers {
             scales: floats("scales", block * widest / layout::GROUP * 2)?,
             float: floats("activations", block * widest)?,
             step: floats("step", 4 + block + 4 * block * (s.rotary_dim as usize / 2))?,
-            row: floats("logits", vocab_rows)?,
             rows: floats("logits of a block", LANES as usize * vocab_rows)?,
-            spans: floats("best of spans", 2 * spans)?,
-            best: floats("best token", 4)?,
-            keys: floats("best of stretches", spans * (head::SPAN / select::STRETCH) as usize)?,
-            wanted: floats("number of candidates", 4)?,
-            bound: floats("bound of candidates", 4)?,
-            counts: floats("numbers of candidates", spans)?,
-            listed: floats("rows of candidates", s.vocab as usize)?,
-            chosen: floats("candidates", screen::CHOSEN_WORDS as usize + chosen)?,
+            select: Selection::new(s.vocab, vocab_rows, screen.map_or(0, |s| s.candidates()), &mut floats)?,
             screen: screen
                 .map(|screen| ScreenBuffers::new(device, screen, hidden, books, &mut floats))
                 .transpose()?,

@@ -2,6 +2,7 @@
 
 use crate::compile::{Pipeline, Pipelines, begin, buffer};
 use crate::kernels::mul;
+use crate::tune::{Choices, Product};
 use crate::weights::Weights;
 use crate::{Device, Error};
 use bourn_format::{Image, Role, Tensor, layout};
@@ -91,6 +92,8 @@ pub(crate) struct Recorder<'r> {
     pub device: &'r Device,
     pub pipelines: &'r mut Pipelines,
     pub weights: &'r Weights,
+    pub choices: Choices,
+    products: Vec<Product>,
     drafts: Vec<Draft>,
     params: Vec<u32>,
     bytes: u64,
@@ -140,8 +143,8 @@ pub(crate) struct Parts {
 }
 
 impl<'r> Recorder<'r> {
-    pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights) -> Self {
-        Self { device, pipelines, weights, drafts: Vec::new(), params: Vec::new(), bytes: 0 }
+    pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights, choices: Choices) -> Self {
+        Self { device, pipelines, weights, choices, products: Vec::new(), drafts: Vec::new(), params: Vec::new(), bytes: 0 }
     }
 
     /// Keeps parameters; returns their argument.
@@ -174,7 +177,6 @@ impl<'r> Recorder<'r> {
         buffers: MulBuffers<'_>,
         stride: u32,
         lanes: u32,
-        splits: u32,
     ) -> Result<(), Error> {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for &(tensor, out_row) in matrices {
@@ -201,24 +203,29 @@ impl<'r> Recorder<'r> {
         while let Some(first) = rest.first() {
             let alike = rest.iter().take_while(|r| r.tensor.dtype == first.tensor.dtype && r.buffer == first.buffer);
             let n = alike.count().min(4);
-            self.mul_runs(&rest[..n], buffers, stride, lanes, splits)?;
+            self.mul_runs(&rest[..n], buffers, stride, lanes)?;
             rest = &rest[n..];
         }
         Ok(())
     }
 
-    fn mul_runs(&mut self, runs: &[Run<'_>], b: MulBuffers<'_>, stride: u32, lanes: u32, splits: u32) -> Result<(), Error> {
+    fn mul_runs(&mut self, runs: &[Run<'_>], b: MulBuffers<'_>, stride: u32, lanes: u32) -> Result<(), Error> {
         let first = &runs[0];
         let dtype = first.tensor.dtype;
         let cols = first.tensor.cols as u32;
         let steps = if dtype.is_quantized() { cols.div_ceil(64) * 2 } else { cols };
-        let mut splits = splits;
-        while splits > 4 && splits > steps {
-            splits /= 2;
-        }
-        if !dtype.is_quantized() {
-            splits = 4;
-        }
+        let splits = match (dtype.is_quantized(), lanes) {
+            (true, 1) => {
+                let product = Product::new(dtype, cols, runs.iter().map(|run| run.tiles).sum());
+                self.products.push(product);
+                self.choices.splits(product)
+            }
+            // Sums of 16 tokens take 1 KiB of workgroup memory for each set of units.
+            (true, _) => 8,
+            (false, _) => 4,
+        };
+        let splits = splits.min(steps.next_power_of_two()).max(4);
+        let stride = if lanes == 1 { 0 } else { stride };
         let spec = mul::Spec { dtype, cols, splits, matrices: runs.len() as u32, stride };
         let mut words = vec![0; (mul::HEADER_WORDS + mul::MATRIX_WORDS * spec.matrices) as usize];
         let mut tiles = 0;
@@ -253,6 +260,11 @@ impl<'r> Recorder<'r> {
                 Box::new(mul::matmul_float::MatmulFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
             }),
         }
+    }
+
+    /// The quantized products of one token that were added since this was asked last.
+    pub fn products(&mut self) -> Vec<Product> {
+        std::mem::take(&mut self.products)
     }
 
     /// Counts bytes of weights that the program reads.

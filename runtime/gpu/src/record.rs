@@ -1,7 +1,7 @@
 //! The decoder as dispatches: which kernels a pass runs, in which order, for whatever family the image's tensors make it.
 
 use crate::compile::{begin, buffer};
-use crate::kernels::{TOKENS, attend, gate, head, norm, rope};
+use crate::kernels::{TOKENS, attend, gate, norm, rope};
 use crate::program::{Arg, Count, MulBuffers, Program, Recorder};
 use crate::session::Buffers;
 use crate::{Error, GpuOptions};
@@ -22,7 +22,7 @@ pub(crate) fn whole(buffer: &wgpu::Buffer) -> Arg {
 }
 
 /// A matrix that the image's check found present.
-fn matrix<'t>(image: &Image<'t>, layer: LayerTensors<'t>, role: Role) -> Tensor<'t> {
+pub(crate) fn matrix<'t>(image: &Image<'t>, layer: LayerTensors<'t>, role: Role) -> Tensor<'t> {
     layer.get(role).unwrap_or_else(|| image.tensor(usize::MAX))
 }
 
@@ -127,9 +127,7 @@ impl<'d> Decoder<'d, '_> {
     fn mul(&mut self, matrices: &[(Tensor<'_>, u32)], out: &wgpu::Buffer, stride: u32, lanes: u32) -> Result<(), Error> {
         let b = self.b;
         let buffers = MulBuffers { codes: &b.codes, scales: &b.scales, float: &b.float, step: &b.step, out };
-        // Sums of 16 tokens take 1 KiB of workgroup memory for each split.
-        let splits = if lanes == 1 { self.options.splits } else { 8 };
-        self.recorder.mul(self.image, matrices, buffers, stride, lanes, splits)
+        self.recorder.mul(self.image, matrices, buffers, stride, lanes)
     }
 
     /// Heads and cache of layer `i`.
@@ -227,8 +225,8 @@ impl<'d> Decoder<'d, '_> {
         match (self.screen(), &b.screen) {
             (Some(screen), Some(room)) => self.screened(screen, room)?,
             _ => {
-                self.all_rows(&b.row, 1)?;
-                self.best(&b.best)?;
+                self.all_rows(&b.select.row, 1)?;
+                b.select.one(&mut self.recorder)?;
             }
         }
         self.recorder.program()
@@ -242,7 +240,7 @@ impl<'d> Decoder<'d, '_> {
 
     /// The few best logits of the last token.
     pub fn few_best(&mut self) -> Result<Program, Error> {
-        self.few()?;
+        self.b.select.few(&mut self.recorder)?;
         self.recorder.program()
     }
 
@@ -255,26 +253,6 @@ impl<'d> Decoder<'d, '_> {
         let image = self.image;
         let parts: Vec<_> = image.parts(Role::Head).map(|t| (t, t.first_row as u32)).collect();
         self.mul(&parts, out, self.b.vocab_rows as u32, lanes)
-    }
-
-    /// The largest number of `row` and its index.
-    pub fn best(&mut self, out: &wgpu::Buffer) -> Result<(), Error> {
-        let (n, b) = (self.image.shape().vocab, self.b);
-        let spans = n.div_ceil(head::SPAN);
-        let one = Count::Fixed(1);
-        self.recorder.add(
-            &format!("argmax_spans {n}"),
-            vec![whole(&b.row), whole(&b.spans)],
-            [Count::Fixed(spans), one, one],
-            || {
-                let (s, p, t) = begin(head::UNITS);
-                Box::new(head::argmax_spans::ArgmaxSpans::new(s, p, t, buffer(), buffer(), n))
-            },
-        )?;
-        self.recorder.add(&format!("argmax {spans}"), vec![whole(&b.spans), whole(out)], [one; 3], || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(head::argmax::Argmax::new(s, p, t, buffer(), buffer(), spans))
-        })
     }
 }
 

@@ -1,14 +1,11 @@
-//! The screened head and the few best logits as dispatches.
+//! The screened head as dispatches.
 
 use crate::compile::{begin, buffer};
-use crate::kernels::{head, screen, select};
+use crate::kernels::screen;
 use crate::program::{Count, MulBuffers};
 use crate::record::{Decoder, whole};
 use crate::{Device, Error};
 use bourn_format::{Role, Screen, layout};
-
-/// Largest number of best logits that is brought back alone.
-pub(crate) const MAX_BEST: usize = 1024;
 
 /// What the coarse look takes on the device.
 #[derive(Debug)]
@@ -63,15 +60,15 @@ impl Decoder<'_, '_> {
         let b = self.b;
         self.tables(screen, s)?;
         self.scores(screen, s)?;
-        self.choose(screen)?;
+        b.select.candidates(&mut self.recorder, screen.candidates() as u32, screen.margin())?;
         self.exact(screen, s)?;
-        self.recorder.add("best_of", vec![whole(&s.exact), whole(&b.chosen), whole(&b.best)], [ONE; 3], || {
+        self.recorder.add("best_of", vec![whole(&s.exact), whole(&b.select.chosen), whole(&b.select.best)], [ONE; 3], || {
             let (s, p, t) = begin(screen::UNITS);
             Box::new(screen::best_of::BestOf::new(s, p, t, buffer(), buffer(), buffer()))
         })?;
         let n = self.image.shape().vocab;
         let grid = [Count::Fixed(n.div_ceil(screen::UNITS)), ONE, ONE];
-        self.recorder.add(&format!("cap {n}"), vec![whole(&b.best), whole(&b.row)], grid, || {
+        self.recorder.add(&format!("cap {n}"), vec![whole(&b.select.best), whole(&b.select.row)], grid, || {
             let (s, p, t) = begin(screen::UNITS);
             Box::new(screen::cap::Cap::new(s, p, t, buffer(), buffer(), n))
         })
@@ -89,7 +86,7 @@ impl Decoder<'_, '_> {
             Box::new(screen::centre::Centre::new(s, p, t, buffer(), buffer(), buffer(), buffer(), cols))
         })?;
         let buffers = MulBuffers { codes: &b.codes, scales: &b.scales, float: &s.centred, step: &b.step, out: &s.mapped };
-        self.recorder.mul(image, &[(map, 0)], buffers, layout::padded_rows(map.rows) as u32, 1, self.options.splits)?;
+        self.recorder.mul(image, &[(map, 0)], buffers, layout::padded_rows(map.rows) as u32, 1)?;
         let (n, wide) = (screen.n_subs() as u32, screen.n_wide() as u32);
         let at = self.recorder.weights.place(image, &books).0;
         let weights = whole(&self.recorder.weights.buffers[at]);
@@ -110,7 +107,7 @@ impl Decoder<'_, '_> {
             let params = [tiles, parts.rows_of_part.div_ceil(16), codes, biases, parts.part_words, parts.first_row];
             let params = self.recorder.params(&params);
             let weights = whole(&self.recorder.weights.buffers[parts.buffer]);
-            let args = vec![weights, whole(&s.tables), whole(&s.scales), params, whole(&self.b.row)];
+            let args = vec![weights, whole(&s.tables), whole(&s.scales), params, whole(&self.b.select.row)];
             self.recorder.reads(parts.bytes);
             let grid = [Count::Fixed(tiles.div_ceil(screen::TILES)), ONE, ONE];
             self.recorder.add(&format!("scores {n}"), args, grid, || {
@@ -122,38 +119,6 @@ impl Decoder<'_, '_> {
         Ok(())
     }
 
-    /// From the scores in `row` to the candidates in `chosen`.
-    pub(crate) fn choose(&mut self, screen: &Screen<'_>) -> Result<(), Error> {
-        let b = self.b;
-        let n = self.image.shape().vocab;
-        let (most, margin) = (screen.candidates() as u32, screen.margin().to_bits());
-        let spans = n.div_ceil(head::SPAN);
-        self.best(&b.bound.clone())?;
-        self.list(select::Spec { n, margin, nans: false })?;
-        let args = vec![whole(&b.row), whole(&b.bound), whole(&b.counts), whole(&b.listed), whole(&b.chosen)];
-        self.recorder.add(&format!("candidates {spans} {most} {margin}"), args, [ONE; 3], || {
-            let (s, p, t) = begin(head::UNITS);
-            let [a, b, c, d, e] = [0; 5].map(|_| buffer());
-            Box::new(select::candidates::Candidates::new(s, p, t, a, b, c, d, e, spans, most, margin))
-        })
-    }
-
-    /// Rows that reach the bound, in rising order.
-    fn list(&mut self, spec: select::Spec) -> Result<(), Error> {
-        let b = self.b;
-        let grid = [Count::Fixed(spec.n.div_ceil(head::SPAN)), ONE, ONE];
-        let args = vec![whole(&b.row), whole(&b.bound), whole(&b.counts)];
-        self.recorder.add(&format!("count {spec:?}"), args, grid, || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(select::count::Count::new(s, p, t, buffer(), buffer(), buffer(), spec))
-        })?;
-        let args = vec![whole(&b.row), whole(&b.bound), whole(&b.counts), whole(&b.listed)];
-        self.recorder.add(&format!("list {spec:?}"), args, grid, || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(select::list::List::new(s, p, t, buffer(), buffer(), buffer(), buffer(), spec))
-        })
-    }
-
     fn exact(&mut self, screen: &Screen<'_>, s: &ScreenBuffers) -> Result<(), Error> {
         let b = self.b;
         let cols = self.image.shape().hidden;
@@ -162,7 +127,7 @@ impl Decoder<'_, '_> {
             let params = self.recorder.params(&params);
             let weights = whole(&self.recorder.weights.buffers[parts.buffer]);
             let [codes, scales] = [&b.codes, &b.scales].map(whole);
-            let args = vec![weights, codes, scales, params, whole(&b.chosen), whole(&s.exact), whole(&b.row)];
+            let args = vec![weights, codes, scales, params, whole(&b.select.chosen), whole(&s.exact), whole(&b.select.row)];
             let grid = [Count::Fixed((screen.candidates() as u32).div_ceil(screen::ROWS)), ONE, ONE];
             self.recorder.add(&format!("exact {cols}"), args, grid, || {
                 let (s, p, t) = begin(screen::UNITS);
@@ -171,30 +136,5 @@ impl Decoder<'_, '_> {
             })?;
         }
         Ok(())
-    }
-
-    /// The few best of `row`, as many as `wanted` says, into `chosen`.
-    pub(crate) fn few(&mut self) -> Result<(), Error> {
-        let b = self.b;
-        let n = self.image.shape().vocab;
-        let spans = n.div_ceil(head::SPAN);
-        let keys = spans * (head::SPAN / select::STRETCH);
-        let grid = [Count::Fixed(spans), ONE, ONE];
-        self.recorder.add(&format!("maxima {n}"), vec![whole(&b.row), whole(&b.keys)], grid, || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(select::maxima::Maxima::new(s, p, t, buffer(), buffer(), n))
-        })?;
-        let args = vec![whole(&b.keys), whole(&b.wanted), whole(&b.bound)];
-        self.recorder.add(&format!("bound {keys}"), args, [ONE; 3], || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(select::bound::Bound::new(s, p, t, buffer(), buffer(), buffer(), keys))
-        })?;
-        self.list(select::Spec { n, margin: 0, nans: true })?;
-        let args = vec![whole(&b.row), whole(&b.wanted), whole(&b.counts), whole(&b.listed), whole(&b.chosen)];
-        self.recorder.add(&format!("largest {spans}"), args, [ONE; 3], || {
-            let (s, p, t) = begin(head::UNITS);
-            let [a, b, c, d, e] = [0; 5].map(|_| buffer());
-            Box::new(select::largest::Largest::new(s, p, t, a, b, c, d, e, spans))
-        })
     }
 }

@@ -4,7 +4,9 @@ use crate::compile::Pipelines;
 use crate::kernels::screen::CHOSEN_WORDS;
 use crate::program::{Program, Recorder};
 use crate::record::{Decoder, LANES};
-use crate::screen::{MAX_BEST, ScreenBuffers};
+use crate::screen::ScreenBuffers;
+use crate::select::{MAX_BEST, Selection};
+use crate::tune::Choices;
 use crate::weights::Weights;
 use crate::{Device, Error};
 use bourn_core::{Candidate, HeadMode, KvDtype, WeightStream};
@@ -24,13 +26,11 @@ pub struct GpuOptions {
     pub kv: KvDtype,
     /// Which rows of a screened head are read.
     pub head: HeadMode,
-    /// Sets of 16 units that share a row's columns when one token is computed.
-    pub splits: u32,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { context: 4096, block: 64, kv: KvDtype::F16, head: HeadMode::Screened, splits: 8 }
+        Self { context: 4096, block: 64, kv: KvDtype::F16, head: HeadMode::Screened }
     }
 }
 
@@ -67,18 +67,9 @@ pub(crate) struct Buffers {
     pub scales: wgpu::Buffer,
     pub float: wgpu::Buffer,
     pub step: wgpu::Buffer,
-    /// Logits of one token.
-    pub row: wgpu::Buffer,
     /// Logits of a block's tokens.
     pub rows: wgpu::Buffer,
-    pub spans: wgpu::Buffer,
-    pub best: wgpu::Buffer,
-    pub keys: wgpu::Buffer,
-    pub wanted: wgpu::Buffer,
-    pub bound: wgpu::Buffer,
-    pub counts: wgpu::Buffer,
-    pub listed: wgpu::Buffer,
-    pub chosen: wgpu::Buffer,
+    pub select: Selection,
     pub screen: Option<ScreenBuffers>,
     pub back: wgpu::Buffer,
     pub kv: Vec<wgpu::Buffer>,
@@ -92,6 +83,7 @@ pub struct GpuModel {
     device: Device,
     weights: Weights,
     pipelines: Mutex<Pipelines>,
+    choices: Mutex<Choices>,
 }
 
 impl GpuModel {
@@ -101,7 +93,7 @@ impl GpuModel {
     /// [`Error`].
     pub fn new(device: Device, image: &Image<'_>, stream: &mut dyn WeightStream) -> Result<Self, Error> {
         let weights = Weights::upload(&device, image, stream)?;
-        Ok(Self { device, weights, pipelines: Mutex::default() })
+        Ok(Self { device, weights, pipelines: Mutex::default(), choices: Mutex::default() })
     }
 
     /// The device.
@@ -112,6 +104,23 @@ impl GpuModel {
     /// Bytes of weights on the device.
     pub fn weight_bytes(&self) -> u64 {
         self.weights.bytes()
+    }
+
+    /// Sessions opened from now on share out products by these choices, where they say something.
+    pub fn set_choices(&self, choices: Choices) {
+        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = choices;
+    }
+
+    pub(crate) fn choices(&self) -> Choices {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    pub(crate) fn pipelines(&self) -> &Mutex<Pipelines> {
+        &self.pipelines
     }
 
     /// Buffers that hold weights.
@@ -176,7 +185,7 @@ impl GpuSession {
         let device = &model.device;
         let buffers = Buffers::new(device, &model.weights, image, &options)?;
         let mut pipelines = model.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorder = Recorder::new(device, &mut pipelines, &model.weights);
+        let recorder = Recorder::new(device, &mut pipelines, &model.weights, model.choices());
         let mut decoder = Decoder { recorder, image, options, b: &buffers };
         let token = decoder.layers(1)?;
         let block = decoder.layers(LANES)?;
@@ -302,7 +311,7 @@ impl GpuSession {
                 }
             }
             if is_last {
-                encoder.copy_buffer_to_buffer(&self.buffers.best, 0, &self.buffers.back, 0, 16);
+                encoder.copy_buffer_to_buffer(&self.buffers.select.best, 0, &self.buffers.back, 0, 16);
             }
             self.submit(encoder)?;
             if block.len() == 1 {
@@ -343,7 +352,7 @@ impl GpuSession {
                 self.take_last(&mut encoder, image, t);
                 self.encode(&mut encoder, &[(&self.last, 1), (&self.head, 1)]);
                 let bytes = 4 * self.buffers.vocab_rows as u64;
-                encoder.copy_buffer_to_buffer(&self.buffers.row, 0, &self.buffers.rows, t as u64 * bytes, bytes);
+                encoder.copy_buffer_to_buffer(&self.buffers.select.row, 0, &self.buffers.rows, t as u64 * bytes, bytes);
             }
         }
         self.submit(encoder)?;
@@ -432,10 +441,10 @@ impl GpuSession {
             return Ok(None);
         }
         let bytes = 4 * (u64::from(CHOSEN_WORDS) + 2 * n as u64);
-        self.model.device.queue.write_buffer(&self.buffers.wanted, 0, bytemuck::cast_slice(&[n as u32, 0, 0, 0]));
+        self.model.device.queue.write_buffer(&self.buffers.select.wanted, 0, bytemuck::cast_slice(&[n as u32, 0, 0, 0]));
         let mut encoder = self.encoder();
         self.encode(&mut encoder, &[(&self.few, 1)]);
-        encoder.copy_buffer_to_buffer(&self.buffers.chosen, 0, &self.buffers.back, 16, bytes);
+        encoder.copy_buffer_to_buffer(&self.buffers.select.chosen, 0, &self.buffers.back, 16, bytes);
         self.submit(encoder)?;
         let (few, candidates) = (&mut self.few_best, &mut self.candidates);
         few.clear();
@@ -491,7 +500,7 @@ impl GpuSession {
     fn fetch(&mut self, image: &Image<'_>, row: usize) -> Result<(), Error> {
         let bytes = 4 * self.logits.len() as u64;
         let at = 4 * (row * self.buffers.vocab_rows) as u64;
-        let from = if self.left == Left::One { &self.buffers.row } else { &self.buffers.rows };
+        let from = if self.left == Left::One { &self.buffers.select.row } else { &self.buffers.rows };
         let mut encoder = self.encoder();
         encoder.copy_buffer_to_buffer(from, at, &self.buffers.back, 16, bytes);
         self.submit(encoder)?;

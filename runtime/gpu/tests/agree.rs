@@ -3,7 +3,7 @@
 //! Needs a Vulkan adapter; Mesa's software one serves: `apt-get install -y mesa-vulkan-drivers libvulkan1`. `BOURN_GPU` names the
 //! adapter to test (`llvmpipe` if it is not set). Without one the tests fail: nothing was tested.
 
-use bourn_core::{Engine, HeadMode, KvDtype, Options};
+use bourn_core::{Candidate, Engine, HeadMode, KvDtype, Options, Sampler, SamplerOptions};
 use bourn_format::Role;
 use bourn_gpu::{Adapter, Choice, Device, DeviceOptions, Error, GpuModel, GpuOptions, GpuSession};
 use bourn_host::{ImageFile, OwnedSession, StreamKind};
@@ -174,6 +174,46 @@ fn the_few_best_are_those_of_all() {
         }
         assert!(pair.gpu.few_best(image, all.len()).unwrap().is_none());
         assert_eq!(pair.gpu.best(image).unwrap(), all[0].0);
+    }
+}
+
+#[test]
+fn the_few_best_make_the_text_that_all_make() {
+    for (name, penalty) in [("v1-q4.bourn", 1.0), ("v2-screen.bourn", 1.1)] {
+        let mut pair = Pair::new(name, &DeviceOptions::default(), 16).unwrap();
+        let image = pair.file.image();
+        let mut stream = pair.file.stream();
+        let prompt = pair.prompt(5);
+        let options = SamplerOptions {
+            temperature: 1.4,
+            top_k: 20,
+            top_p: 0.95,
+            repetition_penalty: penalty,
+            repeat_last_n: 16,
+            seed: 3,
+            ..SamplerOptions::default()
+        };
+        let mut scratch = vec![Candidate::default(); image.shape().vocab as usize];
+        let (mut told, kernels) = (0, bourn_kernels::best());
+        let texts = [true, false].map(|few| {
+            let mut sampler = Sampler::new(options).unwrap();
+            let (mut text, mut unread) = (prompt.clone(), 0);
+            pair.gpu.rewind(0).unwrap();
+            for _ in 0..24 {
+                pair.gpu.prefill(image, &mut stream, &text[unread..]).unwrap();
+                unread = text.len();
+                let best = if few { pair.gpu.few_best(image, sampler.n_best().unwrap()).unwrap() } else { None };
+                let id = best.and_then(|best| sampler.sample_best(best, &text).unwrap());
+                told += usize::from(id.is_some());
+                text.push(match id {
+                    Some(id) => id,
+                    None => sampler.sample(kernels, pair.gpu.logits(image, 0).unwrap(), &text, &mut scratch).unwrap(),
+                });
+            }
+            text
+        });
+        assert_eq!(texts[0], texts[1], "{name}");
+        assert!(told > 16, "{name}: {told} of 24");
     }
 }
 

@@ -195,7 +195,9 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
         },
         ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
     };
-    Ok(Model::open(path, &options)?)
+    let model = Model::open(path, &options)?;
+    crate::gpu::tune(&model)?;
+    Ok(model)
 }
 
 impl args::Kv {

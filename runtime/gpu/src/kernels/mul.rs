@@ -2,7 +2,7 @@
 //!
 //! A workgroup takes one tile of 16 rows; `splits` sets of 16 units share its groups of 32 columns. Activations come in the CPU's int8
 //! form, as floats that are whole numbers: sums of products of levels and such numbers stay below 2²⁴, so floats hold them exactly, in
-//! any order. Only the sum over groups is rounded, and one unit adds it up in the order of FORMAT.md §4: a GPU whose fused
+//! any order, fused or not. Only the sum over groups is rounded, and one unit adds it up in the order of FORMAT.md §4: a GPU whose fused
 //! multiply-add is fused gives the CPU's bits.
 
 use super::TOKENS;
@@ -28,7 +28,7 @@ pub struct Spec {
     pub splits: u32,
     /// Matrices one after another in the output.
     pub matrices: u32,
-    /// Elements between tokens of the output.
+    /// Elements between tokens of the output; 0 where there is one token.
     pub stride: u32,
 }
 
@@ -117,7 +117,7 @@ pub fn q8_dot(w: &[u32], codes: u32, #[comptime] step: u32, x: &[Vector<f32, Con
         let v = x[(g * 8u32 + p) as usize];
         #[unroll]
         for j in 0..4usize {
-            dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
+            dot += signed_byte(word, comptime!(j as u32)) * v.extract(j);
         }
     }
     dot
@@ -159,8 +159,8 @@ pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[
                     #[unroll]
                     for j in 0..4usize {
                         let shift = comptime!(8 * j as u32);
-                        dot = fma(levels[((word >> shift) & 15u32) as usize], lo.extract(j), dot);
-                        dot = fma(levels[((word >> comptime!(shift + 4)) & 15u32) as usize], hi.extract(j), dot);
+                        dot += levels[((word >> shift) & 15u32) as usize] * lo.extract(j);
+                        dot += levels[((word >> comptime!(shift + 4)) & 15u32) as usize] * hi.extract(j);
                     }
                 }
             } else {
@@ -279,8 +279,8 @@ pub fn matmul(
                         #[unroll]
                         for v in 0..4usize {
                             let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                            dot[v] = fma(lo, x[at as usize], dot[v]);
-                            dot[v] = fma(hi, x[(at + 64u32) as usize], dot[v]);
+                            dot[v] += lo * x[at as usize];
+                            dot[v] += hi * x[(at + 64u32) as usize];
                         }
                     }
                 }
@@ -295,7 +295,7 @@ pub fn matmul(
                         #[unroll]
                         for v in 0..4usize {
                             let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                            dot[v] = fma(weight, x[at as usize], dot[v]);
+                            dot[v] += weight * x[at as usize];
                         }
                     }
                 }
