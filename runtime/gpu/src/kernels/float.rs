@@ -33,6 +33,12 @@ pub fn f32_to_half(x: f32) -> u32 {
     value | ((bits >> 16u32) & 0x8000u32)
 }
 
+/// A product that is rounded before it is added to another: WGSL lets a device fuse what is written as a product and a sum.
+#[cube]
+pub fn product(a: f32, b: f32) -> f32 {
+    fma(a, b, 0.0f32)
+}
+
 /// Byte `i` of a word as a signed number.
 #[cube]
 pub fn signed_byte(word: u32, #[comptime] i: u32) -> f32 {
