@@ -27,7 +27,7 @@ pub struct OpenOptions {
     pub isa: Option<String>,
     /// Within so much memory, whatever `stream` says; there is room for one session at a time.
     pub ram: Option<Ram>,
-    /// Which rows of a screened head are read; a GPU reads all.
+    /// Which rows of a screened head are read.
     pub head: HeadMode,
     /// What computes.
     pub compute: Compute,
@@ -126,6 +126,30 @@ impl Model {
             return gpu.device().adapter().name.clone();
         }
         "cpu".to_owned()
+    }
+
+    /// What choices measured on the GPU are kept under; `None` on the CPU.
+    pub fn gpu_fingerprint(&self) -> Option<String> {
+        #[cfg(feature = "gpu")]
+        return self.gpu.as_ref().map(|gpu| gpu.device().adapter().fingerprint());
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
+    /// Finds the fastest forms of the GPU's kernels for sessions opened from now on: those that are `known`, of whatever model,
+    /// are taken, the others measured. Returns all of them if there are new ones, to be known the next time on the same GPU. On the
+    /// CPU there is nothing to find.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`].
+    pub fn tune(&self, known: &str) -> Result<Option<String>, Error> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            gpu.set_choices(bourn_gpu::Choices::read(known));
+            return Ok(gpu.tune(self.image())?.map(|choices| choices.to_string()));
+        }
+        let _ = known;
+        Ok(None)
     }
 
     /// Whether a GPU computes.

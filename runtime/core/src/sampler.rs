@@ -105,8 +105,7 @@ impl Sampler {
         if !sum.is_finite() {
             return Err(Error::NotFinite { position: (recent.len() as u64).saturating_sub(1) });
         }
-        // A logit below this cannot pass min-p; at the very least it must have a probability that f32 can hold.
-        let floor = if self.options.min_p > 0.0 { max + libm::logf(self.options.min_p) } else { max - 100.0 };
+        let floor = self.floor(max);
         let mut n = 0;
         for (id, &logit) in logits.iter().enumerate() {
             if logit >= floor {
@@ -114,32 +113,95 @@ impl Sampler {
                 n += 1;
             }
         }
-        let mut kept = &mut all[..n];
-        let mut mass = sum;
-        if self.options.top_k > 0 && (self.options.top_k as usize) < kept.len() {
-            let k = self.options.top_k as usize;
+        let kept = &mut all[..n];
+        let k = self.options.top_k as usize;
+        if k > 0 && k < kept.len() {
             kept.select_nth_unstable_by(k, by_logit);
-            kept = &mut kept[..k];
-            // After top-k, top-p counts the probability of what is left.
-            mass = kept.iter().map(|c| libm::expf(c.logit - max)).sum();
+            return Ok(self.draw_of_top(&mut kept[..k], max));
         }
+        let n = nucleus(kept, max, sum * self.options.top_p);
+        Ok(self.draw(&kept[..n], max))
+    }
+
+    /// How many of the best logits [`Self::sample_best`] is to be given, where it does not take all of them to draw.
+    pub fn n_best(&self) -> Option<usize> {
+        let o = &self.options;
+        let k = if o.temperature == 0.0 { 1 } else { o.top_k as usize };
+        if k == 0 || o.repetition_penalty < 1.0 {
+            return None;
+        }
+        // One more than are kept shows that there are more; and every token that is penalized may leave the best.
+        let penalized = if o.repetition_penalty == 1.0 { 0 } else { o.repeat_last_n as usize };
+        Some(k.saturating_add(1).saturating_add(penalized))
+    }
+
+    /// Draws the token that [`Self::sample`] would draw from all logits, from the [`Self::n_best`] best of them, of equals those with the
+    /// lower ids. `best` is changed. `None`, and nothing drawn, where they do not tell: it takes all logits.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] when a logit is not a number or the largest not finite.
+    pub fn sample_best(&mut self, best: &mut [Candidate], recent: &[u32]) -> Result<Option<u32>, Error> {
+        let o = self.options;
+        if self.n_best().is_none_or(|n| n > best.len()) {
+            return Ok(None);
+        }
+        if o.repetition_penalty != 1.0 {
+            for c in best.iter_mut().filter(|c| self.recent(recent).contains(&c.id)) {
+                c.logit = self.penalized(c.logit);
+            }
+        }
+        let largest = best.iter().fold(f32::NEG_INFINITY, |m, c| if c.logit > m { c.logit } else { m });
+        if !largest.is_finite() || best.iter().any(|c| c.logit.is_nan()) {
+            return Err(Error::NotFinite { position: (recent.len() as u64).saturating_sub(1) });
+        }
+        let greedy = o.temperature == 0.0 || o.top_k == 1;
+        if !greedy {
+            best.iter_mut().for_each(|c| c.logit = (c.logit - largest) / o.temperature);
+        }
+        best.sort_unstable_by(by_logit);
+        let k = if greedy { 1 } else { o.top_k as usize };
+        // What is as likely as the last one kept may have an equal that is not here; what is unlikely makes min-p keep fewer than k.
+        let (last, next) = (best[k - 1].logit, best[k].logit);
+        if last == next || (!greedy && next < self.floor(0.0)) {
+            return Ok(None);
+        }
+        Ok(Some(if greedy { best[0].id } else { self.draw_of_top(&mut best[..k], 0.0) }))
+    }
+
+    /// The scaled logit below which none passes min-p; at the very least it must have a probability that f32 can hold.
+    fn floor(&self, max: f32) -> f32 {
+        if self.options.min_p > 0.0 { max + libm::logf(self.options.min_p) } else { max - 100.0 }
+    }
+
+    /// Draws from what top-k has left: top-p then counts the probability of that alone.
+    fn draw_of_top(&mut self, kept: &mut [Candidate], max: f32) -> u32 {
+        kept.sort_unstable_by(by_logit);
+        let mass: f32 = kept.iter().map(|c| libm::expf(c.logit - max)).sum();
         let n = nucleus(kept, max, mass * self.options.top_p);
-        let kept = &kept[..n];
-        Ok(self.draw(kept, max))
+        self.draw(&kept[..n], max)
+    }
+
+    /// The tokens that the penalty looks at.
+    fn recent<'r>(&self, tokens: &'r [u32]) -> &'r [u32] {
+        &tokens[tokens.len().saturating_sub(self.options.repeat_last_n as usize)..]
+    }
+
+    fn penalized(&self, logit: f32) -> f32 {
+        let penalty = self.options.repetition_penalty;
+        if logit > 0.0 { logit / penalty } else { logit * penalty }
     }
 
     fn penalize(&self, logits: &mut [f32], recent: &[u32]) {
-        let penalty = self.options.repetition_penalty;
-        if penalty == 1.0 {
+        if self.options.repetition_penalty == 1.0 {
             return;
         }
-        let recent = &recent[recent.len().saturating_sub(self.options.repeat_last_n as usize)..];
+        let recent = self.recent(recent);
         for (i, &id) in recent.iter().enumerate() {
             if recent[..i].contains(&id) {
                 continue;
             }
             if let Some(logit) = logits.get_mut(id as usize) {
-                *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+                *logit = self.penalized(*logit);
             }
         }
     }

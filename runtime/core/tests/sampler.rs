@@ -130,3 +130,43 @@ fn rejects_logits_that_are_not_numbers() {
     let result = sampler.sample(best(), &mut [0.0, f32::NAN], &[5, 6], &mut [Candidate::default(); 2]);
     assert_eq!(result, Err(Error::NotFinite { position: 1 }));
 }
+
+#[test]
+fn the_best_few_draw_what_all_draw() {
+    let mut state = 1u32;
+    let mut noise = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    };
+    let (mut told, n) = (0, 600);
+    for case in 0..400 {
+        // Every third row has only a few values, so that many are equal.
+        let logits: Vec<f32> = (0..n).map(|_| if case % 3 == 0 { (noise() * 40.0).floor() } else { noise() * 12.0 - 4.0 }).collect();
+        let options = SamplerOptions {
+            temperature: [0.0, 0.7, 1.0, 1.3][case % 4],
+            top_k: [1, 5, 40][case % 3],
+            top_p: [1.0, 0.9][case % 2],
+            min_p: if case % 5 == 0 { 0.2 } else { 0.0 },
+            repetition_penalty: [1.0, 1.2][case / 2 % 2],
+            repeat_last_n: 16,
+            seed: case as u64,
+        };
+        let recent: Vec<u32> = (0..30).map(|_| (noise() * n as f32) as u32).collect();
+        let mut whole = Sampler::new(options).unwrap();
+        let mut few = whole.clone();
+        let want = whole.sample(best(), &mut logits.clone(), &recent, &mut vec![Candidate::default(); n]).unwrap();
+        let mut all: Vec<Candidate> = (0..).zip(&logits).map(|(id, &logit)| Candidate { logit, id }).collect();
+        all.sort_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+        let before = format!("{few:?}");
+        match few.sample_best(&mut all[..few.n_best().unwrap()], &recent).unwrap() {
+            Some(id) => {
+                told += 1;
+                assert_eq!((id, format!("{few:?}")), (want, format!("{whole:?}")), "{options:?}");
+            }
+            None => assert_eq!(format!("{few:?}"), before),
+        }
+    }
+    assert!(told > 200, "{told} of 400");
+    let free = Sampler::new(SamplerOptions { temperature: 1.0, ..SamplerOptions::default() }).unwrap();
+    assert_eq!(free.n_best(), None);
+}

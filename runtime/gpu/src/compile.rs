@@ -123,13 +123,15 @@ impl Pipelines {
         if let Some(made) = self.made.get(key) {
             return Ok(Arc::clone(made));
         }
-        let made = Arc::new(pipeline(device, key, &shader(&*kernel(), n_buffers)?)?);
+        let mut shader = shader(&*kernel(), n_buffers)?;
+        device.fma().apply(&mut shader);
+        let made = Arc::new(pipeline(device, key, &shader)?);
         self.made.insert(key.to_owned(), Arc::clone(&made));
         Ok(made)
     }
 }
 
-fn pipeline(device: &Device, key: &str, shader: &Shader) -> Result<Pipeline, Error> {
+pub(crate) fn pipeline(device: &Device, key: &str, shader: &Shader) -> Result<Pipeline, Error> {
     let scope = device.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let module = device.device.create_shader_module(wgpu::ShaderModuleDescriptor {
         label: Some(key),

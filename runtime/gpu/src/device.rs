@@ -1,5 +1,6 @@
 //! An open device: its queue, its limits, and what went wrong on it.
 
+use crate::fma::Fma;
 use crate::wait::block_on;
 use crate::{Adapter, Error};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,6 +26,7 @@ pub struct Device {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     binding_bytes: u64,
+    fma: Fma,
     failed: Arc<Mutex<Option<Error>>>,
 }
 
@@ -86,8 +88,10 @@ impl Device {
         }
         let bound = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let binding_bytes = options.binding_bytes.map_or(bound, |n| n.min(bound)) / 256 * 256;
+        let wanted = if options.least { wgpu::Features::empty() } else { wgpu::Features::SHADER_F64 };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bourn"),
+            required_features: adapter.inner.features() & wanted,
             required_limits: limits,
             memory_hints: wgpu::MemoryHints::MemoryUsage,
             ..wgpu::DeviceDescriptor::default()
@@ -109,12 +113,19 @@ impl Device {
                 keep(&slot, Error::DeviceLost { why });
             }
         });
-        Ok(Self { adapter, device, queue, binding_bytes, failed })
+        let mut this = Self { adapter, device, queue, binding_bytes, failed, fma: Fma::Once };
+        this.fma = Fma::of(&this)?;
+        Ok(this)
     }
 
     /// What was opened.
     pub fn adapter(&self) -> &Adapter {
         &self.adapter
+    }
+
+    /// How fused multiply-adds are rounded.
+    pub fn fma(&self) -> Fma {
+        self.fma
     }
 
     /// Bytes that can be bound at once; a multiple of 256.

@@ -2,9 +2,10 @@
 
 use crate::compile::{Pipeline, Pipelines, begin, buffer};
 use crate::kernels::mul;
+use crate::tune::{Choices, Product};
 use crate::weights::Weights;
 use crate::{Device, Error};
-use bourn_format::{Image, Tensor, layout};
+use bourn_format::{Image, Role, Tensor, layout};
 use cubecl_core::prelude::CubeKernel;
 use std::sync::Arc;
 
@@ -91,6 +92,8 @@ pub(crate) struct Recorder<'r> {
     pub device: &'r Device,
     pub pipelines: &'r mut Pipelines,
     pub weights: &'r Weights,
+    pub choices: Choices,
+    products: Vec<Product>,
     drafts: Vec<Draft>,
     params: Vec<u32>,
     bytes: u64,
@@ -121,9 +124,27 @@ struct Run<'t> {
     ended: bool,
 }
 
+/// Parts of a matrix at even distances in one buffer, and of another one that lies beside it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parts {
+    pub buffer: usize,
+    pub first_row: u32,
+    /// Rows of all.
+    pub rows: u32,
+    /// Rows of each but the last.
+    pub rows_of_part: u32,
+    /// The first words of both matrices.
+    pub words: [u32; 2],
+    /// Words from part to part.
+    pub part_words: u32,
+    /// Bytes of both matrices.
+    pub bytes: u64,
+    n: u32,
+}
+
 impl<'r> Recorder<'r> {
-    pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights) -> Self {
-        Self { device, pipelines, weights, drafts: Vec::new(), params: Vec::new(), bytes: 0 }
+    pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights, choices: Choices) -> Self {
+        Self { device, pipelines, weights, choices, products: Vec::new(), drafts: Vec::new(), params: Vec::new(), bytes: 0 }
     }
 
     /// Keeps parameters; returns their argument.
@@ -156,7 +177,6 @@ impl<'r> Recorder<'r> {
         buffers: MulBuffers<'_>,
         stride: u32,
         lanes: u32,
-        splits: u32,
     ) -> Result<(), Error> {
         let mut runs: Vec<Run<'_>> = Vec::new();
         for &(tensor, out_row) in matrices {
@@ -183,24 +203,29 @@ impl<'r> Recorder<'r> {
         while let Some(first) = rest.first() {
             let alike = rest.iter().take_while(|r| r.tensor.dtype == first.tensor.dtype && r.buffer == first.buffer);
             let n = alike.count().min(4);
-            self.mul_runs(&rest[..n], buffers, stride, lanes, splits)?;
+            self.mul_runs(&rest[..n], buffers, stride, lanes)?;
             rest = &rest[n..];
         }
         Ok(())
     }
 
-    fn mul_runs(&mut self, runs: &[Run<'_>], b: MulBuffers<'_>, stride: u32, lanes: u32, splits: u32) -> Result<(), Error> {
+    fn mul_runs(&mut self, runs: &[Run<'_>], b: MulBuffers<'_>, stride: u32, lanes: u32) -> Result<(), Error> {
         let first = &runs[0];
         let dtype = first.tensor.dtype;
         let cols = first.tensor.cols as u32;
         let steps = if dtype.is_quantized() { cols.div_ceil(64) * 2 } else { cols };
-        let mut splits = splits;
-        while splits > 4 && splits > steps {
-            splits /= 2;
-        }
-        if !dtype.is_quantized() {
-            splits = 4;
-        }
+        let splits = match (dtype.is_quantized(), lanes) {
+            (true, 1) => {
+                let product = Product::new(dtype, cols, runs.iter().map(|run| run.tiles).sum());
+                self.products.push(product);
+                self.choices.splits(product)
+            }
+            // Sums of 16 tokens take 1 KiB of workgroup memory for each set of units.
+            (true, _) => 8,
+            (false, _) => 4,
+        };
+        let splits = splits.min(steps.next_power_of_two()).max(4);
+        let stride = if lanes == 1 { 0 } else { stride };
         let spec = mul::Spec { dtype, cols, splits, matrices: runs.len() as u32, stride };
         let mut words = vec![0; (mul::HEADER_WORDS + mul::MATRIX_WORDS * spec.matrices) as usize];
         let mut tiles = 0;
@@ -235,6 +260,37 @@ impl<'r> Recorder<'r> {
                 Box::new(mul::matmul_float::MatmulFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
             }),
         }
+    }
+
+    /// The quantized products of one token that were added since this was asked last.
+    pub fn products(&mut self) -> Vec<Product> {
+        std::mem::take(&mut self.products)
+    }
+
+    /// Counts bytes of weights that the program reads.
+    pub fn reads(&mut self, bytes: u64) {
+        self.bytes += bytes;
+    }
+
+    /// The parts of the matrices of two roles, whose rows are the same, in as few runs as buffers and distances allow.
+    pub fn parts(&self, image: &Image<'_>, roles: [Role; 2]) -> Vec<Parts> {
+        let mut runs: Vec<Parts> = Vec::new();
+        for (a, b) in image.parts(roles[0]).zip(image.parts(roles[1])) {
+            let [(buffer, word), (_, beside)] = [a, b].map(|t| self.weights.place(image, &t));
+            let (rows, bytes) = (a.rows as u32, a.bytes + b.bytes);
+            if let Some(run) = runs.last_mut() {
+                let part_words = if run.n == 1 { word.wrapping_sub(run.words[0]) } else { run.part_words };
+                let follows = [word, beside].iter().zip(run.words).all(|(&w, first)| w.wrapping_sub(first) == run.n * part_words);
+                let full = run.rows == run.n * run.rows_of_part && rows <= run.rows_of_part;
+                if buffer == run.buffer && follows && full {
+                    *run = Parts { rows: run.rows + rows, part_words, bytes: run.bytes + bytes, n: run.n + 1, ..*run };
+                    continue;
+                }
+            }
+            let first_row = a.first_row as u32;
+            runs.push(Parts { buffer, first_row, rows, rows_of_part: rows, words: [word, beside], part_words: 0, bytes, n: 1 });
+        }
+        runs
     }
 
     /// The dispatches added since the last program, as one.

@@ -1,13 +1,13 @@
 //! The decoder as dispatches: which kernels a pass runs, in which order, for whatever family the image's tensors make it.
 
 use crate::compile::{begin, buffer};
-use crate::kernels::{TOKENS, attend, gate, head, norm, rope};
+use crate::kernels::{TOKENS, attend, gate, norm, rope};
 use crate::program::{Arg, Count, MulBuffers, Program, Recorder};
 use crate::session::Buffers;
 use crate::{Error, GpuOptions};
-use bourn_core::KvDtype;
+use bourn_core::{HeadMode, KvDtype};
 use bourn_format::shape::Activation;
-use bourn_format::{Image, LayerTensors, Role, Tensor, layout};
+use bourn_format::{Image, LayerTensors, Role, Screen, Tensor, layout};
 
 /// Records the passes of a model.
 pub(crate) struct Decoder<'d, 'r> {
@@ -17,16 +17,16 @@ pub(crate) struct Decoder<'d, 'r> {
     pub b: &'d Buffers,
 }
 
-fn whole(buffer: &wgpu::Buffer) -> Arg {
+pub(crate) fn whole(buffer: &wgpu::Buffer) -> Arg {
     Arg::Whole(buffer.clone())
 }
 
 /// A matrix that the image's check found present.
-fn matrix<'t>(image: &Image<'t>, layer: LayerTensors<'t>, role: Role) -> Tensor<'t> {
+pub(crate) fn matrix<'t>(image: &Image<'t>, layer: LayerTensors<'t>, role: Role) -> Tensor<'t> {
     layer.get(role).unwrap_or_else(|| image.tensor(usize::MAX))
 }
 
-impl Decoder<'_, '_> {
+impl<'d> Decoder<'d, '_> {
     fn stride(&self) -> u32 {
         let s = self.image.shape();
         (layout::padded_rows(s.q_rows()) + 2 * layout::padded_rows(s.kv_rows())) as u32
@@ -49,6 +49,9 @@ impl Decoder<'_, '_> {
         }
         let adds = before.map(|b| (None, b.get(Role::PostFfnNorm)));
         self.final_norm(&self.b.residual.clone(), adds, lanes)?;
+        let all = (0..self.image.n_tensors()).map(|i| self.image.tensor(i));
+        let vectors = all.filter(|t| t.role.is_flat() && !t.role.is_screen()).map(|t| t.bytes).sum();
+        self.recorder.reads(vectors);
         self.recorder.program()
     }
 
@@ -59,8 +62,9 @@ impl Decoder<'_, '_> {
         adds: Option<(Option<Tensor<'_>>, Option<Tensor<'_>>)>,
         lanes: u32,
     ) -> Result<(), Error> {
-        let parts: Vec<Tensor<'_>> = self.image.parts(Role::Head).take(1).collect();
-        self.add_norm(residual, adds, Some(self.image.final_norm()), &parts, lanes)
+        let mut matrices: Vec<Tensor<'_>> = self.image.parts(Role::Head).take(1).collect();
+        matrices.extend(self.screen().map(|_| self.image.screen_tensor(Role::ScreenMap)));
+        self.add_norm(residual, adds, Some(self.image.final_norm()), &matrices, lanes)
     }
 
     /// `residual += norm(projected + bias)`, then the norm that `matrices` take their input from. `adds`: bias and norm of what is added.
@@ -123,9 +127,7 @@ impl Decoder<'_, '_> {
     fn mul(&mut self, matrices: &[(Tensor<'_>, u32)], out: &wgpu::Buffer, stride: u32, lanes: u32) -> Result<(), Error> {
         let b = self.b;
         let buffers = MulBuffers { codes: &b.codes, scales: &b.scales, float: &b.float, step: &b.step, out };
-        // Sums of 16 tokens take 1 KiB of workgroup memory for each split.
-        let splits = if lanes == 1 { self.options.splits } else { 8 };
-        self.recorder.mul(self.image, matrices, buffers, stride, lanes, splits)
+        self.recorder.mul(self.image, matrices, buffers, stride, lanes)
     }
 
     /// Heads and cache of layer `i`.
@@ -217,35 +219,40 @@ impl Decoder<'_, '_> {
         self.recorder.program()
     }
 
-    /// All rows of the head, from the normed state; for one token also the best of them.
-    pub fn head(&mut self, lanes: u32) -> Result<Program, Error> {
-        let image = self.image;
-        let parts: Vec<_> = image.parts(Role::Head).map(|t| (t, t.first_row as u32)).collect();
-        self.mul(&parts, &self.b.logits.clone(), self.b.vocab_rows as u32, lanes)?;
-        if lanes == 1 {
-            self.best()?;
+    /// Of a screened head the coarse part and the candidates' rows, of any other all rows, from one token's normed state; then the best.
+    pub fn head(&mut self) -> Result<Program, Error> {
+        let b = self.b;
+        match (self.screen(), &b.screen) {
+            (Some(screen), Some(room)) => self.screened(screen, room)?,
+            _ => {
+                self.all_rows(&b.select.row, 1)?;
+                b.select.one(&mut self.recorder)?;
+            }
         }
         self.recorder.program()
     }
 
-    /// The largest logit of row 0.
-    pub fn best(&mut self) -> Result<(), Error> {
-        let (n, b) = (self.image.shape().vocab, self.b);
-        let spans = n.div_ceil(head::SPAN);
-        let one = Count::Fixed(1);
-        self.recorder.add(
-            &format!("argmax_spans {n}"),
-            vec![whole(&b.logits), whole(&b.spans)],
-            [Count::Fixed(spans), one, one],
-            || {
-                let (s, p, t) = begin(head::UNITS);
-                Box::new(head::argmax_spans::ArgmaxSpans::new(s, p, t, buffer(), buffer(), n))
-            },
-        )?;
-        self.recorder.add(&format!("argmax {spans}"), vec![whole(&b.spans), whole(&b.best)], [one; 3], || {
-            let (s, p, t) = begin(head::UNITS);
-            Box::new(head::argmax::Argmax::new(s, p, t, buffer(), buffer(), spans))
-        })
+    /// All rows of the head for [`LANES`] tokens side by side.
+    pub fn all_heads(&mut self) -> Result<Program, Error> {
+        self.all_rows(&self.b.rows.clone(), LANES)?;
+        self.recorder.program()
+    }
+
+    /// The few best logits of the last token.
+    pub fn few_best(&mut self) -> Result<Program, Error> {
+        self.b.select.few(&mut self.recorder)?;
+        self.recorder.program()
+    }
+
+    /// The screen, where it is to be used.
+    pub fn screen(&self) -> Option<&'d Screen<'d>> {
+        self.image.screen().filter(|_| self.options.head == HeadMode::Screened)
+    }
+
+    fn all_rows(&mut self, out: &wgpu::Buffer, lanes: u32) -> Result<(), Error> {
+        let image = self.image;
+        let parts: Vec<_> = image.parts(Role::Head).map(|t| (t, t.first_row as u32)).collect();
+        self.mul(&parts, out, self.b.vocab_rows as u32, lanes)
     }
 }
 

@@ -1,11 +1,15 @@
 //! One text being read and written on the GPU: the same calls as the core's session.
 
 use crate::compile::Pipelines;
+use crate::kernels::screen::CHOSEN_WORDS;
 use crate::program::{Program, Recorder};
 use crate::record::{Decoder, LANES};
+use crate::screen::ScreenBuffers;
+use crate::select::{MAX_BEST, Selection};
+use crate::tune::Choices;
 use crate::weights::Weights;
 use crate::{Device, Error};
-use bourn_core::{KvDtype, WeightStream};
+use bourn_core::{Candidate, HeadMode, KvDtype, WeightStream};
 use bourn_format::{Image, Role, layout};
 use bourn_kernels::table::Tiles;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,13 +24,13 @@ pub struct GpuOptions {
     pub block: usize,
     /// Element type of the KV cache: f32 or f16.
     pub kv: KvDtype,
-    /// Sets of 16 units that share a row's columns when one token is computed.
-    pub splits: u32,
+    /// Which rows of a screened head are read.
+    pub head: HeadMode,
 }
 
 impl Default for GpuOptions {
     fn default() -> Self {
-        Self { context: 4096, block: 64, kv: KvDtype::F16, splits: 8 }
+        Self { context: 4096, block: 64, kv: KvDtype::F16, head: HeadMode::Screened }
     }
 }
 
@@ -39,8 +43,11 @@ pub struct GpuStats {
     pub host: Duration,
     /// Dispatches for one token.
     pub dispatches: usize,
-    /// Bytes of weights that a token reads.
+    /// Bytes of weights that a token reads: of a screened head with as many candidates as there were on average, or, before the
+    /// first, as there may be.
     pub bytes_per_token: u64,
+    /// Candidates of a screened head on average; 0 of any other.
+    pub candidates: f64,
     /// Bytes of weights on the device.
     pub weight_bytes: u64,
     /// Bytes of cache and buffers on the device.
@@ -60,9 +67,10 @@ pub(crate) struct Buffers {
     pub scales: wgpu::Buffer,
     pub float: wgpu::Buffer,
     pub step: wgpu::Buffer,
-    pub logits: wgpu::Buffer,
-    pub spans: wgpu::Buffer,
-    pub best: wgpu::Buffer,
+    /// Logits of a block's tokens.
+    pub rows: wgpu::Buffer,
+    pub select: Selection,
+    pub screen: Option<ScreenBuffers>,
     pub back: wgpu::Buffer,
     pub kv: Vec<wgpu::Buffer>,
     pub vocab_rows: usize,
@@ -75,6 +83,7 @@ pub struct GpuModel {
     device: Device,
     weights: Weights,
     pipelines: Mutex<Pipelines>,
+    choices: Mutex<Choices>,
 }
 
 impl GpuModel {
@@ -84,7 +93,7 @@ impl GpuModel {
     /// [`Error`].
     pub fn new(device: Device, image: &Image<'_>, stream: &mut dyn WeightStream) -> Result<Self, Error> {
         let weights = Weights::upload(&device, image, stream)?;
-        Ok(Self { device, weights, pipelines: Mutex::default() })
+        Ok(Self { device, weights, pipelines: Mutex::default(), choices: Mutex::default() })
     }
 
     /// The device.
@@ -97,16 +106,36 @@ impl GpuModel {
         self.weights.bytes()
     }
 
+    /// Sessions opened from now on share out products by these choices, where they say something.
+    pub fn set_choices(&self, choices: Choices) {
+        *self.choices.lock().unwrap_or_else(PoisonError::into_inner) = choices;
+    }
+
+    pub(crate) fn choices(&self) -> Choices {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    pub(crate) fn pipelines(&self) -> &Mutex<Pipelines> {
+        &self.pipelines
+    }
+
     /// Buffers that hold weights.
     pub fn weight_buffers(&self) -> usize {
         self.weights.n_buffers()
     }
 }
 
-/// What a row of logits is, until the next pass.
+/// Which logits the last pass has left on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Left {
     Nothing,
+    /// The last token's, with the best of them.
+    One,
+    /// Those of so many tokens.
     Rows(usize),
 }
 
@@ -121,10 +150,16 @@ pub struct GpuSession {
     last: Program,
     head: Program,
     heads: Program,
+    few: Program,
     ropes: [usize; 2],
     position: usize,
     left: Left,
     logits: Vec<f32>,
+    few_best: Vec<Candidate>,
+    /// Bytes of a candidate's exact row; 0 where the head is read whole.
+    row_bytes: u64,
+    /// Candidates so far, and tokens that had them.
+    candidates: (u64, u64),
     residual: Vec<f32>,
     step: Vec<u32>,
     stats: GpuStats,
@@ -148,15 +183,17 @@ impl GpuSession {
         }
         let options = GpuOptions { block: options.block.clamp(1, 1024).next_multiple_of(LANES as usize), ..*options };
         let device = &model.device;
-        let buffers = Buffers::new(device, image, &options)?;
+        let buffers = Buffers::new(device, &model.weights, image, &options)?;
         let mut pipelines = model.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
-        let recorder = Recorder::new(device, &mut pipelines, &model.weights);
+        let recorder = Recorder::new(device, &mut pipelines, &model.weights, model.choices());
         let mut decoder = Decoder { recorder, image, options, b: &buffers };
         let token = decoder.layers(1)?;
         let block = decoder.layers(LANES)?;
         let last = decoder.last_norm()?;
-        let head = decoder.head(1)?;
-        let heads = decoder.head(LANES)?;
+        let head = decoder.head()?;
+        let heads = decoder.all_heads()?;
+        let few = decoder.few_best()?;
+        let screen = decoder.screen().copied();
         drop(decoder);
         drop(pipelines);
         let choose = |sliding: bool| {
@@ -164,9 +201,11 @@ impl GpuSession {
             let fit = ropes.filter(|(_, r)| r.sliding == sliding && r.min_context as usize <= options.context);
             fit.max_by_key(|(_, r)| r.min_context).map_or(0, |(i, _)| i)
         };
+        let row_bytes = screen.map_or(0, |_| layout::row_bytes(s.hidden as usize) as u64);
         let stats = GpuStats {
             dispatches: token.len() + head.len(),
             bytes_per_token: token.bytes() + head.bytes(),
+            candidates: screen.map_or(0.0, |s| s.candidates() as f64),
             weight_bytes: model.weights.bytes(),
             session_bytes: buffers.bytes,
             ..GpuStats::default()
@@ -180,10 +219,14 @@ impl GpuSession {
             last,
             head,
             heads,
+            few,
             ropes: [choose(false), choose(true)],
             position: 0,
             left: Left::Nothing,
             logits: vec![0.0; s.vocab as usize],
+            few_best: Vec::with_capacity(MAX_BEST),
+            row_bytes,
+            candidates: (0, 0),
             residual: vec![0.0; options.block * hidden],
             step: vec![0; 4 + options.block + 4 * options.block * pairs],
             stats,
@@ -208,7 +251,10 @@ impl GpuSession {
 
     /// What passes took so far.
     pub fn stats(&self) -> GpuStats {
-        self.stats
+        let (found, tokens) = self.candidates;
+        let candidates = if tokens == 0 { self.stats.candidates } else { found as f64 / tokens as f64 };
+        let exact = (candidates * self.row_bytes as f64) as u64;
+        GpuStats { candidates, bytes_per_token: self.stats.bytes_per_token + exact, ..self.stats }
     }
 
     /// Bytes on the device besides weights.
@@ -254,27 +300,18 @@ impl GpuSession {
             let start = Instant::now();
             self.inputs(image, stream, block)?;
             let mut encoder = self.encoder();
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                if block.len() == 1 {
-                    self.token.encode(&mut pass, 1);
-                } else {
-                    self.block.encode(&mut pass, block.len() as u32);
+            let (layers, is_last) = (if block.len() == 1 { &self.token } else { &self.block }, i + 1 == blocks);
+            match (is_last, block.len()) {
+                (true, 1) => self.encode(&mut encoder, &[(layers, 1), (&self.head, 1)]),
+                (false, n) => self.encode(&mut encoder, &[(layers, n)]),
+                (true, n) => {
+                    self.encode(&mut encoder, &[(layers, n)]);
+                    self.take_last(&mut encoder, image, n - 1);
+                    self.encode(&mut encoder, &[(&self.last, 1), (&self.head, 1)]);
                 }
             }
-            if i + 1 == blocks {
-                if block.len() > 1 {
-                    let row = 4 * u64::from(image.shape().hidden);
-                    let at = (block.len() as u64 - 1) * row;
-                    encoder.copy_buffer_to_buffer(&self.buffers.residual, at, &self.buffers.last, 0, row);
-                }
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                if block.len() > 1 {
-                    self.last.encode(&mut pass, 1);
-                }
-                self.head.encode(&mut pass, 1);
-                drop(pass);
-                encoder.copy_buffer_to_buffer(&self.buffers.best, 0, &self.buffers.back, 0, 16);
+            if is_last {
+                encoder.copy_buffer_to_buffer(&self.buffers.select.best, 0, &self.buffers.back, 0, 16);
             }
             self.submit(encoder)?;
             if block.len() == 1 {
@@ -287,7 +324,7 @@ impl GpuSession {
             }
             self.position += block.len();
         }
-        self.left = Left::Rows(1);
+        self.left = Left::One;
         Ok(())
     }
 
@@ -307,15 +344,35 @@ impl GpuSession {
         }
         self.inputs(image, stream, tokens)?;
         let mut encoder = self.encoder();
-        {
-            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-            self.block.encode(&mut pass, tokens.len() as u32);
-            self.heads.encode(&mut pass, tokens.len() as u32);
+        self.encode(&mut encoder, &[(&self.block, tokens.len())]);
+        if self.buffers.screen.is_none() {
+            self.encode(&mut encoder, &[(&self.heads, tokens.len())]);
+        } else {
+            for t in 0..tokens.len() {
+                self.take_last(&mut encoder, image, t);
+                self.encode(&mut encoder, &[(&self.last, 1), (&self.head, 1)]);
+                let bytes = 4 * self.buffers.vocab_rows as u64;
+                encoder.copy_buffer_to_buffer(&self.buffers.select.row, 0, &self.buffers.rows, t as u64 * bytes, bytes);
+            }
         }
         self.submit(encoder)?;
         self.position += tokens.len();
         self.left = Left::Rows(tokens.len());
         Ok(())
+    }
+
+    /// Encodes programs, one after another, each for so many tokens.
+    fn encode(&self, encoder: &mut wgpu::CommandEncoder, programs: &[(&Program, usize)]) {
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (program, tokens) in programs {
+            program.encode(&mut pass, *tokens as u32);
+        }
+    }
+
+    /// Copies the residual stream of token `t` of a block to where the last token's is looked for.
+    fn take_last(&self, encoder: &mut wgpu::CommandEncoder, image: &Image<'_>, t: usize) {
+        let row = 4 * u64::from(image.shape().hidden);
+        encoder.copy_buffer_to_buffer(&self.buffers.residual, t as u64 * row, &self.buffers.last, 0, row);
     }
 
     /// Most tokens of one [`Self::verify`].
@@ -351,18 +408,70 @@ impl GpuSession {
     /// # Errors
     /// [`Error::Core`] when no logit is a number; [`Error::DeviceLost`] and the like.
     pub fn best(&mut self, image: &Image<'_>) -> Result<u32, Error> {
-        if self.left != Left::Rows(1) {
-            return Err(bourn_core::Error::Option { what: "row of logits", need: 0, found: 0 }.into());
-        }
-        let device = &self.model.device;
-        let (value, id) = device.read(&self.buffers.back, 8, |bytes| {
-            let word = |i: usize| bytes.get(4 * i..4 * i + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            (f32::from_bits(word(0)), word(1))
+        self.expect_one()?;
+        let (value, id) = self.model.device.read(&self.buffers.back, 16, |bytes| {
+            let [value, id, candidates, _] = words(bytes);
+            (f32::from_bits(value), (id, candidates))
         })?;
+        let (id, candidates) = id;
+        if self.row_bytes > 0 {
+            self.candidates = (self.candidates.0 + u64::from(candidates), self.candidates.1 + 1);
+        }
         if value <= -3.3e38 || !value.is_finite() || id >= image.shape().vocab {
             return Err(bourn_core::Error::NotFinite { position: (self.position - 1) as u64 }.into());
         }
         Ok(id)
+    }
+
+    fn expect_one(&self) -> Result<(), Error> {
+        if self.left == Left::One {
+            return Ok(());
+        }
+        Err(bourn_core::Error::Option { what: "row of logits", need: 0, found: 0 }.into())
+    }
+
+    /// The `n` best logits after the last pass with their ids, best first, of equals the lower id first: only they leave the device.
+    /// `None` where that is no less than all, or more than [`MAX_BEST`].
+    ///
+    /// # Errors
+    /// [`Error::Core`] when a logit is not a number; [`Error::DeviceLost`] and the like.
+    pub fn few_best(&mut self, image: &Image<'_>, n: usize) -> Result<Option<&mut [Candidate]>, Error> {
+        self.expect_one()?;
+        if n == 0 || n > MAX_BEST || 2 * n > self.logits.len() {
+            return Ok(None);
+        }
+        let bytes = 4 * (u64::from(CHOSEN_WORDS) + 2 * n as u64);
+        self.model.device.queue.write_buffer(&self.buffers.select.wanted, 0, bytemuck::cast_slice(&[n as u32, 0, 0, 0]));
+        let mut encoder = self.encoder();
+        self.encode(&mut encoder, &[(&self.few, 1)]);
+        encoder.copy_buffer_to_buffer(&self.buffers.select.chosen, 0, &self.buffers.back, 16, bytes);
+        self.submit(encoder)?;
+        let (few, candidates) = (&mut self.few_best, &mut self.candidates);
+        few.clear();
+        let screened = self.row_bytes > 0;
+        self.model.device.read(&self.buffers.back, 16 + bytes, |bytes| {
+            let [_, _, found, _] = words(bytes);
+            if screened {
+                *candidates = (candidates.0 + u64::from(found), candidates.1 + 1);
+            }
+            let (pairs, _) = bytes[16 + 4 * CHOSEN_WORDS as usize..].as_chunks::<8>();
+            few.extend(pairs.iter().map(|pair| {
+                let [logit, id] = words(pair);
+                Candidate { logit: f32::from_bits(logit), id }
+            }));
+        })?;
+        let vocab = image.shape().vocab;
+        if few.iter().any(|c| c.logit.is_nan() || c.id >= vocab) || !few.iter().any(|c| c.logit.is_finite()) {
+            return Err(bourn_core::Error::NotFinite { position: (self.position - 1) as u64 }.into());
+        }
+        let cap = image.shape().final_softcap;
+        if cap != 0.0 {
+            let mut logits: Vec<f32> = few.iter().map(|c| c.logit).collect();
+            (bourn_kernels::best().softcap)(&mut logits, cap);
+            few.iter_mut().zip(logits).for_each(|(c, logit)| c.logit = logit);
+        }
+        few.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
+        Ok(Some(few))
     }
 
     /// Logits `[vocab]` after token `row` of the last pass.
@@ -370,7 +479,11 @@ impl GpuSession {
     /// # Errors
     /// [`Error::Core`] when none is finite or there is no such row; [`Error::DeviceLost`] and the like.
     pub fn logits(&mut self, image: &Image<'_>, row: usize) -> Result<&mut [f32], Error> {
-        let rows = if let Left::Rows(n) = self.left { n } else { 0 };
+        let rows = match self.left {
+            Left::Nothing => 0,
+            Left::One => 1,
+            Left::Rows(n) => n,
+        };
         if row >= rows {
             let (need, found) = (rows.saturating_sub(1) as u64, row as u64);
             return Err(bourn_core::Error::Option { what: "row of logits", need, found }.into());
@@ -387,13 +500,22 @@ impl GpuSession {
     fn fetch(&mut self, image: &Image<'_>, row: usize) -> Result<(), Error> {
         let bytes = 4 * self.logits.len() as u64;
         let at = 4 * (row * self.buffers.vocab_rows) as u64;
+        let from = if self.left == Left::One { &self.buffers.select.row } else { &self.buffers.rows };
         let mut encoder = self.encoder();
-        encoder.copy_buffer_to_buffer(&self.buffers.logits, at, &self.buffers.back, 16, bytes);
+        encoder.copy_buffer_to_buffer(from, at, &self.buffers.back, 16, bytes);
         self.submit(encoder)?;
         let logits = &mut self.logits;
-        self.model.device.read(&self.buffers.back, 16 + bytes, |bytes| {
+        let best = self.model.device.read(&self.buffers.back, 16 + bytes, |bytes| {
             bytemuck::cast_slice_mut::<f32, u8>(logits).copy_from_slice(&bytes[16..]);
+            words::<4>(bytes)
         })?;
+        if self.left == Left::One && self.row_bytes > 0 {
+            self.candidates = (self.candidates.0 + u64::from(best[2]), self.candidates.1 + 1);
+            if !f32::from_bits(best[0]).is_finite() {
+                // Weights that are not numbers: it must show.
+                self.logits.fill(f32::NAN);
+            }
+        }
         let cap = image.shape().final_softcap;
         if cap != 0.0 {
             (bourn_kernels::best().softcap)(&mut self.logits, cap);
@@ -450,6 +572,12 @@ impl GpuSession {
         queue.write_buffer(&self.buffers.step, 0, bytemuck::cast_slice(&self.step));
         Ok(())
     }
+}
+
+/// The first words of some bytes; zeros after their end.
+fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
+    let mut all = bytes.as_chunks::<4>().0.iter();
+    std::array::from_fn(|_| all.next().map_or(0, |word| u32::from_le_bytes(*word)))
 }
 
 /// `1 + β·ln(1 + ⌊position/context⌋)`: Ministral 3's query scale; 1 for everyone else.

@@ -3,7 +3,7 @@
 //! Needs a Vulkan adapter; Mesa's software one serves: `apt-get install -y mesa-vulkan-drivers libvulkan1`. `BOURN_GPU` names the
 //! adapter to test (`llvmpipe` if it is not set). Without one the tests fail: nothing was tested.
 
-use bourn_core::{Engine, HeadMode, KvDtype, Options};
+use bourn_core::{Candidate, Engine, HeadMode, KvDtype, Options, Sampler, SamplerOptions};
 use bourn_format::Role;
 use bourn_gpu::{Adapter, Choice, Device, DeviceOptions, Error, GpuModel, GpuOptions, GpuSession};
 use bourn_host::{ImageFile, OwnedSession, StreamKind};
@@ -36,6 +36,10 @@ struct Pair {
 
 impl Pair {
     fn new(name: &str, device: &DeviceOptions, block: usize) -> Result<Self, Error> {
+        Self::with_head(name, device, block, HeadMode::Screened)
+    }
+
+    fn with_head(name: &str, device: &DeviceOptions, block: usize, head: HeadMode) -> Result<Self, Error> {
         let file = ImageFile::open(&fixture(name), StreamKind::Mapped).unwrap();
         let image = file.image();
         let float = image.layer(0).get(Role::Down).is_some_and(|t| !t.dtype.is_quantized());
@@ -43,10 +47,10 @@ impl Pair {
         let context = 96.min(image.shape().max_context as usize);
         let device = Device::open(adapter(), device)?;
         let model = Arc::new(GpuModel::new(device, image, &mut file.stream())?);
-        let gpu = GpuSession::new(model, image, &GpuOptions { context, block, kv, ..GpuOptions::default() })?;
+        let gpu = GpuSession::new(model, image, &GpuOptions { context, block, kv, head, ..GpuOptions::default() })?;
         let options = Options { context, prefill_block: 32, kv, retain: usize::MAX, logit_rows: 16 };
         let mut cpu = OwnedSession::new(image, &options).unwrap();
-        cpu.set_head_mode(HeadMode::Exact);
+        cpu.set_head_mode(head);
         Ok(Self { file, gpu, cpu })
     }
 
@@ -103,8 +107,12 @@ fn close(cpu: &[f32], gpu: &[f32]) {
     assert!(apart <= TOLERANCE * (most - least), "{apart} apart in a range of {}", most - least);
 }
 
-fn agrees(name: &str) {
-    let mut pair = Pair::new(name, &DeviceOptions::default(), 32).unwrap();
+fn agrees(name: &str) -> Pair {
+    agrees_with_head(name, HeadMode::Screened)
+}
+
+fn agrees_with_head(name: &str, head: HeadMode) -> Pair {
+    let mut pair = Pair::with_head(name, &DeviceOptions::default(), 32, head).unwrap();
     let prompt = pair.prompt(37);
     let [cpu, gpu] = pair.logits(&prompt);
     assert_eq!(cpu.len(), gpu.len());
@@ -113,6 +121,7 @@ fn agrees(name: &str) {
     }
     let [cpu, gpu] = pair.greedy(&prompt, 24);
     assert_eq!(cpu, gpu);
+    pair
 }
 
 #[test]
@@ -131,8 +140,81 @@ fn every_quantized_type_agrees() {
 }
 
 #[test]
-fn a_head_with_a_screen_is_read_whole() {
-    agrees("v2-screen.bourn");
+fn a_screened_head_agrees() {
+    let pair = agrees("v2-screen.bourn");
+    let image = pair.file.image();
+    let (stats, most) = (pair.gpu.stats(), image.screen().unwrap().candidates());
+    assert!(stats.candidates >= 1.0 && stats.candidates <= most as f64, "{} of {most}", stats.candidates);
+    let spared = (most as f64 - stats.candidates) * bourn_format::layout::row_bytes(image.shape().hidden as usize) as f64;
+    assert!((stats.bytes_per_token as f64 + spared - image.bytes_per_token() as f64).abs() < 1.0, "{stats:?}");
+}
+
+#[test]
+fn a_screened_head_is_read_whole_where_asked_for() {
+    let pair = agrees_with_head("v2-screen.bourn", HeadMode::Exact);
+    let image = pair.file.image();
+    let head: u64 = image.parts(Role::Head).map(|t| t.bytes).sum();
+    assert!(pair.gpu.stats().bytes_per_token > head);
+}
+
+#[test]
+fn the_few_best_are_those_of_all() {
+    for name in ["v1-q4.bourn", "v2-screen.bourn"] {
+        let mut pair = Pair::new(name, &DeviceOptions::default(), 16).unwrap();
+        let tokens = pair.prompt(9);
+        let image = pair.file.image();
+        let mut stream = pair.file.stream();
+        pair.gpu.prefill(image, &mut stream, &tokens).unwrap();
+        let mut all: Vec<(u32, f32)> = (0..).zip(pair.gpu.logits(image, 0).unwrap().iter().copied()).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        for n in [1, 2, 17, all.len() / 2] {
+            let few = pair.gpu.few_best(image, n).unwrap().unwrap();
+            let few: Vec<(u32, f32)> = few.iter().map(|c| (c.id, c.logit)).collect();
+            assert_eq!(few, all[..n], "{name}: {n} best");
+        }
+        assert!(pair.gpu.few_best(image, all.len()).unwrap().is_none());
+        assert_eq!(pair.gpu.best(image).unwrap(), all[0].0);
+    }
+}
+
+#[test]
+fn the_few_best_make_the_text_that_all_make() {
+    for (name, penalty) in [("v1-q4.bourn", 1.0), ("v2-screen.bourn", 1.1)] {
+        let mut pair = Pair::new(name, &DeviceOptions::default(), 16).unwrap();
+        let image = pair.file.image();
+        let mut stream = pair.file.stream();
+        let prompt = pair.prompt(5);
+        let options = SamplerOptions {
+            temperature: 1.4,
+            top_k: 20,
+            top_p: 0.95,
+            repetition_penalty: penalty,
+            repeat_last_n: 16,
+            seed: 3,
+            ..SamplerOptions::default()
+        };
+        let mut scratch = vec![Candidate::default(); image.shape().vocab as usize];
+        let (mut told, kernels) = (0, bourn_kernels::best());
+        let texts = [true, false].map(|few| {
+            let mut sampler = Sampler::new(options).unwrap();
+            let (mut text, mut unread) = (prompt.clone(), 0);
+            pair.gpu.rewind(0).unwrap();
+            for _ in 0..24 {
+                pair.gpu.prefill(image, &mut stream, &text[unread..]).unwrap();
+                unread = text.len();
+                let best = if few { pair.gpu.few_best(image, sampler.n_best().unwrap()).unwrap() } else { None };
+                let id = best.and_then(|best| sampler.sample_best(best, &text).unwrap());
+                told += usize::from(id.is_some());
+                text.push(match id {
+                    Some(id) => id,
+                    None => sampler.sample(kernels, pair.gpu.logits(image, 0).unwrap(), &text, &mut scratch).unwrap(),
+                });
+            }
+            text
+        });
+        assert_eq!(texts[0], texts[1], "{name}");
+        assert!(told > 16, "{name}: {told} of 24");
+    }
 }
 
 #[test]
@@ -166,11 +248,15 @@ fn returns_to_any_position() {
 #[test]
 fn works_with_the_least_that_webgpu_guarantees() {
     let options = DeviceOptions { least: true, ..DeviceOptions::default() };
-    for name in ["v1-f16.bourn", "v1-q4.bourn", "v1-quantized.bourn"] {
+    for name in ["v1-f16.bourn", "v1-q4.bourn", "v1-quantized.bourn", "v2-screen.bourn"] {
         let mut pair = Pair::new(name, &options, 16).unwrap();
         let prompt = pair.prompt(18);
         let [cpu, gpu] = pair.greedy(&prompt, 6);
         assert_eq!(cpu, gpu, "{name}");
+        pair.gpu.verify(pair.file.image(), &mut pair.file.stream(), &prompt[..3]).unwrap();
+        pair.gpu.logits(pair.file.image(), 2).unwrap();
+        pair.gpu.prefill(pair.file.image(), &mut pair.file.stream(), &prompt[..1]).unwrap();
+        assert_eq!(pair.gpu.few_best(pair.file.image(), 5).unwrap().unwrap().len(), 5);
     }
 }
 

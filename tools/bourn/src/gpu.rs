@@ -1,8 +1,11 @@
 //! GPUs: the list of them, what a session did on one, what helps when there is none.
 
+use crate::cache;
 use crate::output::bytes;
+use anyhow::Result;
 use serde_json::Value;
 use std::fmt::Write;
+use std::fs;
 
 /// What may help with an error of a GPU.
 pub fn hint(e: &(dyn std::error::Error + 'static)) -> Option<String> {
@@ -15,6 +18,20 @@ pub fn hint(e: &(dyn std::error::Error + 'static)) -> Option<String> {
         bourn::Error::Gpu(e) => with_feature::hint(e),
         _ => None,
     }
+}
+
+/// Lets the model find the fastest kernels of its GPU, unless that was done before: what was found is kept for this GPU and driver.
+pub fn tune(model: &bourn::Model) -> Result<()> {
+    let Some(fingerprint) = model.gpu_fingerprint() else { return Ok(()) };
+    let name = format!("{:016x}.kernels", bourn_format::checksum(fingerprint.as_bytes()));
+    let place = cache::folder("devices").map(|folder| folder.join(name));
+    let known = place.as_ref().ok().and_then(|place| fs::read_to_string(place).ok()).unwrap_or_default();
+    if let (Some(found), Ok(place)) = (model.tune(&known)?, place) {
+        // What cannot be kept is measured again.
+        let partial = cache::partial(&place);
+        let _ = fs::write(&partial, found).and_then(|()| fs::rename(&partial, &place));
+    }
+    Ok(())
 }
 
 /// What the adapters are, as JSON: null in a build without the feature.
@@ -143,6 +160,7 @@ mod with_feature {
                 "dispatches_per_token": s.dispatches,
                 "host_us_per_token": round3(host_us(&s)),
                 "bytes_per_token": s.bytes_per_token,
+                "candidates_per_token": round3(s.candidates),
                 "weight_bytes": s.weight_bytes,
                 "session_bytes": s.session_bytes,
             })

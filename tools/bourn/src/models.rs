@@ -195,7 +195,9 @@ pub fn open_image(path: &Path, open: &args::Open) -> Result<Model> {
         },
         ram: open.ram.map(|budget| Ram { budget, lock: open.lock, throttle: open.throttle, cancel: Some(signal::flag()) }),
     };
-    Ok(Model::open(path, &options)?)
+    let model = Model::open(path, &options)?;
+    crate::gpu::tune(&model)?;
+    Ok(model)
 }
 
 impl args::Kv {
@@ -333,7 +335,6 @@ pub fn announce(model: &Model, session: &bourn::Session<'_>, quiet: bool) {
             model.weights().name(),
             match (model.image().screen(), model.head()) {
                 (None, _) => "whole",
-                _ if model.is_on_gpu() => "exact",
                 (_, HeadMode::Screened) => "screen",
                 (_, HeadMode::Exact) => "exact",
             },

@@ -1,7 +1,7 @@
 //! The seam between a session and what computes its tokens: the CPU, or a GPU.
 
 use crate::Error;
-use bourn_core::Engine;
+use bourn_core::{Candidate, Engine};
 use bourn_format::Image;
 use bourn_host::OwnedSession;
 use bourn_kernels::Kernels;
@@ -27,6 +27,8 @@ pub(crate) trait Decoder: Debug {
     fn logits(&mut self, kernels: &Kernels, image: &Image<'_>, row: usize) -> Result<&mut [f32], Error>;
     /// The most likely token after a pass that left one row; `None` where it takes all logits to find it.
     fn best(&mut self, image: &Image<'_>) -> Option<Result<u32, Error>>;
+    /// The `n` best logits after such a pass, best first; `None` where it takes all logits to find them.
+    fn few_best(&mut self, image: &Image<'_>, n: usize) -> Result<Option<&mut [Candidate]>, Error>;
     /// Reads `tokens` and shows the logits after each.
     fn logits_of_all(
         &mut self,
@@ -80,6 +82,10 @@ impl Decoder for OwnedSession {
 
     fn best(&mut self, _: &Image<'_>) -> Option<Result<u32, Error>> {
         None
+    }
+
+    fn few_best(&mut self, _: &Image<'_>, _: usize) -> Result<Option<&mut [Candidate]>, Error> {
+        Ok(None)
     }
 
     fn logits_of_all(
@@ -136,6 +142,10 @@ impl Decoder for bourn_gpu::GpuSession {
 
     fn best(&mut self, image: &Image<'_>) -> Option<Result<u32, Error>> {
         Some(self.best(image).map_err(Error::from))
+    }
+
+    fn few_best(&mut self, image: &Image<'_>, n: usize) -> Result<Option<&mut [Candidate]>, Error> {
+        Ok(self.few_best(image, n)?)
     }
 
     fn logits_of_all(

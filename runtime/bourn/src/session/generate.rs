@@ -216,13 +216,13 @@ impl<'m> Session<'m> {
             for row in 0..=drafts {
                 // As far as plain decoding would have read when it draws this token.
                 let position = read + row;
-                let best = if drafts == 0 && sampler.is_greedy() { self.memory.best(image) } else { None };
-                let drawn = match best {
-                    Some(best) => best,
-                    None => self
+                let drawn = match self.draw_on_device(image, &mut sampler, drafts) {
+                    Ok(Some(id)) => Ok(id),
+                    Ok(None) => self
                         .memory
                         .logits(model.kernels(), image, row)
                         .and_then(|logits| Ok(sampler.sample(model.kernels(), logits, &self.tokens, &mut self.candidates)?)),
+                    Err(e) => Err(e),
                 };
                 let id = match drawn {
                     Ok(id) => id,
@@ -270,6 +270,21 @@ impl<'m> Session<'m> {
             accepted,
             finish,
         })
+    }
+
+    /// The token that comes next, from the best or the few best logits; `None` where it takes all of them.
+    fn draw_on_device(&mut self, image: &Image<'_>, sampler: &mut Sampler, drafts: usize) -> Result<Option<u32>, Error> {
+        if drafts > 0 {
+            return Ok(None);
+        }
+        if sampler.is_greedy() {
+            return self.memory.best(image).transpose();
+        }
+        let Some(n) = sampler.n_best() else { return Ok(None) };
+        match self.memory.few_best(image, n)? {
+            Some(best) => Ok(sampler.sample_best(best, &self.tokens)?),
+            None => Ok(None),
+        }
     }
 
     /// As [`Self::generate`] with the whole text: the part that the cache holds already is not read again.

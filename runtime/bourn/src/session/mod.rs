@@ -91,6 +91,7 @@ fn decoder(model: &Model, core: &Options) -> Result<Box<dyn Decoder>, Error> {
             context: core.context,
             block: core.prefill_block,
             kv: core.kv,
+            head: model.head(),
             ..bourn_gpu::GpuOptions::default()
         };
         return Ok(Box::new(bourn_gpu::GpuSession::new(std::sync::Arc::clone(gpu), model.image(), &options)?));

@@ -1,6 +1,6 @@
 //! Attention of one query head over its KV head, as an online softmax in one walk over the cache.
 
-use super::float::{exp, half_of, softcap};
+use super::float::{exp, half_of, product, softcap};
 use super::norm::sum_of_16;
 use super::rope::Spec as Heads;
 use cubecl_core as cubecl;
@@ -97,7 +97,7 @@ pub fn attend(qkv: &[f32], cache: &[u32], step: &[u32], out: &mut [f32], #[compt
         weights[unit as usize] = weight;
         sync_cube();
         if unit < 16u32 {
-            sum = sum * shrink;
+            sum = product(sum, shrink);
             #[unroll]
             for i in 0..4u32 {
                 sum += weights[(unit + comptime!(16 * i)) as usize];

@@ -33,6 +33,12 @@ pub fn f32_to_half(x: f32) -> u32 {
     value | ((bits >> 16u32) & 0x8000u32)
 }
 
+/// A product that is rounded before it is added to another: WGSL lets a device fuse what is written as a product and a sum.
+#[cube]
+pub fn product(a: f32, b: f32) -> f32 {
+    fma(a, b, 0.0f32)
+}
+
 /// Byte `i` of a word as a signed number.
 #[cube]
 pub fn signed_byte(word: u32, #[comptime] i: u32) -> f32 {
@@ -44,7 +50,10 @@ pub fn signed_byte(word: u32, #[comptime] i: u32) -> f32 {
 #[cube]
 pub fn exp(a: f32) -> f32 {
     let x = max(min(a, 88.37f32), -87.0f32);
+    // The product is rounded before it becomes a whole number: where that has led across the middle, one step back.
     let n = f32::round(x * core::f32::consts::LOG2_E);
+    let rest = fma(x, core::f32::consts::LOG2_E, -n);
+    let n = select(rest > 0.5f32, n + 1.0f32, select(rest < -0.5f32, n - 1.0f32, n));
     let r = fma(n, -0.693_359_4f32, x);
     let r = fma(n, 2.121_944_4e-4f32, r);
     let p = fma(1.987_569_1e-4f32, r, 1.398_2e-3f32);

@@ -1,4 +1,4 @@
-//! Logits to candidates: the largest one, found in two steps.
+//! The largest logit, found in two steps.
 
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
@@ -10,13 +10,13 @@ pub const SPAN: u32 = 2048;
 
 /// Of two values the larger, of equal ones the first; a NaN never wins.
 #[cube]
-fn better(value: f32, index: u32, than: f32, than_index: u32) -> bool {
+pub fn better(value: f32, index: u32, than: f32, than_index: u32) -> bool {
     value > than || (value == than && index < than_index)
 }
 
 /// The best of the workgroup's values and its index, to unit 0.
 #[cube]
-fn best_unit(value: f32, index: u32, values: &mut Shared<[f32]>, indices: &mut Shared<[u32]>) {
+pub fn best_unit(value: f32, index: u32, values: &mut Shared<[f32]>, indices: &mut Shared<[u32]>) {
     let unit = UNIT_POS_X as usize;
     values[unit] = value;
     indices[unit] = index;

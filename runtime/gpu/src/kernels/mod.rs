@@ -1,8 +1,8 @@
 //! The kernels, in CubeCL: written once here, compiled to WGSL by [`crate::compile`] for the shapes of a model.
 //!
 //! Modules in path order: [`norm`] (residual sum, norm, int8 form) → [`mul`] (matrix times vectors) → [`rope`] (biases, head
-//! norms, rotation, KV cache) → [`attend`] → [`gate`] (activation) → [`head`] (logits to candidates); [`float`] is what they
-//! share.
+//! norms, rotation, KV cache) → [`attend`] → [`gate`] (activation) → [`screen`] (a screened head) → [`head`] (the best logit) →
+//! [`select`] (the few best); [`float`] is what they share.
 //!
 //! Nothing here needs more than WebGPU guarantees: no half floats, no subgroups, at most 256 invocations and 16 KiB of workgroup
 //! memory, 8 buffers. What is stored in halves or bytes is taken apart with whole numbers.
@@ -20,6 +20,8 @@ pub mod head;
 pub mod mul;
 pub mod norm;
 pub mod rope;
+pub mod screen;
+pub mod select;
 
 /// Tokens that a pass of prefill takes at once: they share every weight that is read.
 pub const TOKENS: u32 = 16;

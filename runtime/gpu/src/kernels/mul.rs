@@ -2,7 +2,7 @@
 //!
 //! A workgroup takes one tile of 16 rows; `splits` sets of 16 units share its groups of 32 columns. Activations come in the CPU's int8
 //! form, as floats that are whole numbers: sums of products of levels and such numbers stay below 2²⁴, so floats hold them exactly, in
-//! any order. Only the sum over groups is rounded, and one unit adds it up in the order of FORMAT.md §4: a GPU whose fused
+//! any order, fused or not. Only the sum over groups is rounded, and one unit adds it up in the order of FORMAT.md §4: a GPU whose fused
 //! multiply-add is fused gives the CPU's bits.
 
 use super::TOKENS;
@@ -28,7 +28,7 @@ pub struct Spec {
     pub splits: u32,
     /// Matrices one after another in the output.
     pub matrices: u32,
-    /// Elements between tokens of the output.
+    /// Elements between tokens of the output; 0 where there is one token.
     pub stride: u32,
 }
 
@@ -107,6 +107,22 @@ fn minimum_of(w: &[u32], base: u32, row: u32, g: u32) -> f32 {
     half_of(w[(base + (g / 2u32) * 160u32 + 16u32 + (g % 2u32) * 8u32 + row / 2u32) as usize], row % 2u32)
 }
 
+/// The product of a row's group `g` of signed bytes with the activations: eight words from `codes` on, `step` apart.
+#[cube]
+pub fn q8_dot(w: &[u32], codes: u32, #[comptime] step: u32, x: &[Vector<f32, Const<4>>], g: u32) -> f32 {
+    let mut dot = 0.0f32;
+    #[unroll]
+    for p in 0..8u32 {
+        let word = w[(codes + comptime!(step * p)) as usize];
+        let v = x[(g * 8u32 + p) as usize];
+        #[unroll]
+        for j in 0..4usize {
+            dot += signed_byte(word, comptime!(j as u32)) * v.extract(j);
+        }
+    }
+    dot
+}
+
 /// `y = W·x` of one token, quantized types. `x`: codes by fours; `scales`: `[groups][2]`; `params`: tiles in all, then the matrices.
 #[cube(launch_unchecked)]
 pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[u32], y: &mut [f32], #[comptime] spec: Spec) {
@@ -143,21 +159,12 @@ pub fn matvec(w: &[u32], x: &[Vector<f32, Const<4>>], scales: &[f32], params: &[
                     #[unroll]
                     for j in 0..4usize {
                         let shift = comptime!(8 * j as u32);
-                        dot = fma(levels[((word >> shift) & 15u32) as usize], lo.extract(j), dot);
-                        dot = fma(levels[((word >> comptime!(shift + 4)) & 15u32) as usize], hi.extract(j), dot);
+                        dot += levels[((word >> shift) & 15u32) as usize] * lo.extract(j);
+                        dot += levels[((word >> comptime!(shift + 4)) & 15u32) as usize] * hi.extract(j);
                     }
                 }
             } else {
-                #[unroll]
-                for p in 0..8u32 {
-                    let step = comptime!(if matches!(spec.dtype, Dtype::Q8R) { p } else { 16 * p });
-                    let word = w[(codes + step) as usize];
-                    let v = x[(g * 8u32 + p) as usize];
-                    #[unroll]
-                    for j in 0..4usize {
-                        dot = fma(signed_byte(word, comptime!(j as u32)), v.extract(j), dot);
-                    }
-                }
+                dot = q8_dot(w, codes, comptime!(if matches!(spec.dtype, Dtype::Q8R) { 1u32 } else { 16 }), x, g);
             }
             dots[UNIT_POS_X as usize] = dot;
             factors[UNIT_POS_X as usize] = scale_of(w, base, row, g, spec) * scales[(2u32 * g) as usize];
@@ -272,8 +279,8 @@ pub fn matmul(
                         #[unroll]
                         for v in 0..4usize {
                             let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                            dot[v] = fma(lo, x[at as usize], dot[v]);
-                            dot[v] = fma(hi, x[(at + 64u32) as usize], dot[v]);
+                            dot[v] += lo * x[at as usize];
+                            dot[v] += hi * x[(at + 64u32) as usize];
                         }
                     }
                 }
@@ -288,7 +295,7 @@ pub fn matmul(
                         #[unroll]
                         for v in 0..4usize {
                             let at = (col + comptime!(4 * p + j)) * 4u32 + comptime!(v as u32);
-                            dot[v] = fma(weight, x[at as usize], dot[v]);
+                            dot[v] += weight * x[at as usize];
                         }
                     }
                 }

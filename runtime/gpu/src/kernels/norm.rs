@@ -1,5 +1,6 @@
 //! What stands between two products: residual sum, norms, the int8 form of activations.
 
+use super::float::product;
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
@@ -181,7 +182,7 @@ pub fn add_norm(
                     x += vectors[(params[0] + col) as usize];
                 }
                 if comptime!(spec.post) {
-                    x = x * factor * vectors[(params[1] + col) as usize];
+                    x = product(x * factor, vectors[(params[1] + col) as usize]);
                 }
                 residual[(t * cols + col) as usize] += x;
             }

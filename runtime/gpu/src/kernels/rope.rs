@@ -3,7 +3,7 @@
 //! Keys of a KV head lie in tiles of 16 positions, `[slots/16][head_dim][16]`, values as `[slots][head_dim]`; in a cache of halves two
 //! neighbouring dimensions are one word.
 
-use super::float::f32_to_half;
+use super::float::{f32_to_half, product};
 use super::norm::{add_squares, sum_of_16};
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
@@ -138,8 +138,8 @@ pub fn rope(qkv: &mut [f32], vectors: &[f32], params: &[u32], step: &[u32], cach
                 let sin = f32::reinterpret(step[(tables + (block + t) * pairs + d) as usize]);
                 let a = x[d as usize];
                 let b = x[(d + pairs) as usize];
-                x[d as usize] = (a * cos - b * sin) * scale;
-                x[(d + pairs) as usize] = (b * cos + a * sin) * scale;
+                x[d as usize] = (product(a, cos) - product(b, sin)) * scale;
+                x[(d + pairs) as usize] = (product(b, cos) + product(a, sin)) * scale;
             }
             if d >= comptime!(2 * spec.pairs) && d < head_dim {
                 x[d as usize] = x[d as usize] * scale;
