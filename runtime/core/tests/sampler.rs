@@ -141,7 +141,8 @@ fn the_best_few_draw_what_all_draw() {
     let (mut told, n) = (0, 600);
     for case in 0..400 {
         // Every third row has only a few values, so that many are equal.
-        let logits: Vec<f32> = (0..n).map(|_| if case % 3 == 0 { (noise() * 40.0).floor() } else { noise() * 12.0 - 4.0 }).collect();
+        let logits: Vec<f32> =
+            (0..n).map(|_| if case % 3 == 0 { (noise() * 40.0).floor() } else { noise() * 12.0 - 4.0 }).collect();
         let options = SamplerOptions {
             temperature: [0.0, 0.7, 1.0, 1.3][case % 4],
             top_k: [1, 5, 40][case % 3],

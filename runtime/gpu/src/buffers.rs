@@ -42,9 +42,7 @@ impl Buffers {
             step: floats("step", 4 + block + 4 * block * (s.rotary_dim as usize / 2))?,
             rows: floats("logits of a block", LANES as usize * vocab_rows)?,
             select: Selection::new(s.vocab, vocab_rows, screen.map_or(0, |s| s.candidates()), &mut floats)?,
-            screen: screen
-                .map(|screen| ScreenBuffers::new(device, screen, hidden, books, &mut floats))
-                .transpose()?,
+            screen: screen.map(|screen| ScreenBuffers::new(device, screen, hidden, books, &mut floats)).transpose()?,
             back: device.buffer("answers", back, wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)?,
             kv,
             vocab_rows,

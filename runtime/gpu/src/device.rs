@@ -6,8 +6,8 @@ use crate::{Adapter, Error};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Longest wait for an answer: a device that takes longer is taken for lost.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longest wait for an answer: a device that takes longer is taken for lost. A software adapter on a busy machine takes its time.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How to open a device.
 #[derive(Clone, Copy, Debug, Default)]
@@ -199,4 +199,40 @@ impl Device {
 /// Keeps the first error.
 fn keep(slot: &Mutex<Option<Error>>, error: Error) {
     slot.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Choice;
+    use crate::compile::{Shader, pipeline};
+
+    #[test]
+    fn what_exceeds_the_least_limits_is_refused() {
+        let name = std::env::var("BOURN_GPU").unwrap_or_else(|_| "llvmpipe".to_owned());
+        let adapter = Adapter::choose(&Choice::Named(name)).unwrap();
+        let device = Device::open(adapter, &DeviceOptions { least: true, ..DeviceOptions::default() }).unwrap();
+        let limits = device.device.limits();
+        assert_eq!(limits.max_compute_invocations_per_workgroup, 256);
+        assert_eq!(limits.max_compute_workgroup_storage_size, 16 << 10);
+        assert_eq!(limits.max_storage_buffers_per_shader_stage, 8);
+        assert_eq!(limits.max_compute_workgroups_per_dimension, 65_535);
+        assert_eq!((limits.max_storage_buffer_binding_size, device.binding_bytes()), (128 << 20, 128 << 20));
+        assert_eq!(device.device.features() & (wgpu::Features::SHADER_F16 | wgpu::Features::SUBGROUP), wgpu::Features::empty());
+        let built = |units: u32, buffers: u32| {
+            let bindings: String =
+                (0..buffers).map(|i| format!("@group(0) @binding({i}) var<storage, read_write> b{i}: array<u32>;\n")).collect();
+            let uses: String = (0..buffers).map(|i| format!("b{i}[0] = 1u;\n")).collect();
+            let text = format!("{bindings}@compute @workgroup_size({units}) fn main() {{\n{uses}}}\n");
+            let shader = Shader { text, entry: "main".to_owned(), writes: vec![true; buffers as usize] };
+            pipeline(&device, "limits", &shader).is_ok()
+        };
+        assert!(built(256, 8));
+        for (units, buffers) in [(257, 8), (256, 9)] {
+            assert!(!built(units, buffers), "{units} units, {buffers} buffers");
+        }
+        let storage = wgpu::BufferUsages::STORAGE;
+        let refused = device.buffer("too much", (128 << 20) + 1, storage).unwrap_err();
+        assert!(matches!(refused, Error::BindingTooLarge { .. }), "{refused}");
+    }
 }

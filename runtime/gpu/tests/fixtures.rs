@@ -27,21 +27,23 @@ const GOLDEN_TOLERANCE: f32 = 1e-3;
 
 fn main() -> std::process::ExitCode {
     let arguments = Arguments::from_args();
-    let skipped = |name: &str, reason: &str| {
-        Trial::test(name.to_owned(), || Ok(())).with_kind(reason.to_owned()).with_ignored_flag(true)
-    };
+    let skipped =
+        |name: &str, reason: &str| Trial::test(name.to_owned(), || Ok(())).with_kind(reason.to_owned()).with_ignored_flag(true);
     let fixtures = place::oracle().and_then(|oracle| golden::fixtures(&oracle).map_err(|error| format!("{error:#}")));
     let trials = match fixtures {
-        Ok(fixtures) => fixtures.into_iter().flat_map(|fixture| {
-            if let Err(error) = Checkpoint::open(&fixture.folder) {
-                return vec![skipped(&fixture.name, &error.to_string())];
-            }
-            let trial = |weights: Weights| {
-                let (name, fixture) = (format!("{} in {}", fixture.name, weights.name()), fixture.clone());
-                Trial::test(name, move || agrees(&fixture, weights).map_err(|e| Failed::from(e.to_string())))
-            };
-            [Weights::F32, Weights::Q8, Weights::Q4].map(trial).into()
-        }).collect(),
+        Ok(fixtures) => fixtures
+            .into_iter()
+            .flat_map(|fixture| {
+                if let Err(error) = Checkpoint::open(&fixture.folder) {
+                    return vec![skipped(&fixture.name, &error.to_string())];
+                }
+                let trial = |weights: Weights| {
+                    let (name, fixture) = (format!("{} in {}", fixture.name, weights.name()), fixture.clone());
+                    Trial::test(name, move || agrees(&fixture, weights).map_err(|e| Failed::from(e.to_string())))
+                };
+                [Weights::F32, Weights::Q8, Weights::Q4].map(trial).into()
+            })
+            .collect(),
         Err(reason) => vec![skipped("oracle fixtures", &reason)],
     };
     libtest_mimic::run(&arguments, trials).exit_code()
@@ -54,9 +56,10 @@ fn agrees(fixture: &Fixture, weights: Weights) -> Result<()> {
     let runner = Runner::open(&path)?;
     let file = ImageFile::open(&path, StreamKind::Mapped)?;
     let name = std::env::var("BOURN_GPU").unwrap_or_else(|_| "llvmpipe".to_owned());
-    let device = Device::open(Adapter::choose(&Choice::Named(name))?, &DeviceOptions { least: true, ..DeviceOptions::default() })?;
+    let device = Device::open(Adapter::choose(&Choice::Named(name))?, &DeviceOptions::default())?;
     let model = Arc::new(GpuModel::new(device, file.image(), &mut file.stream())?);
-    let (long, plain): (Vec<Case>, Vec<Case>) = fixture.cases()?.into_iter().partition(|case| case.name.ends_with("@long_factors"));
+    let (long, plain): (Vec<Case>, Vec<Case>) =
+        fixture.cases()?.into_iter().partition(|case| case.name.ends_with("@long_factors"));
     for (cases, least) in [(plain, 0), (long, 8192)] {
         let Some(most) = cases.iter().map(|case| case.ids.len() + case.greedy_ids.len()).max() else { continue };
         // The rope tables are those of the context: of the same one on both sides.

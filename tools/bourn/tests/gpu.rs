@@ -64,7 +64,8 @@ mod on_a_gpu {
         for (name, more) in [("v1-q4.bourn", &[][..]), ("v2-screen.bourn", &[]), ("v2-screen.bourn", &["--head", "exact"])] {
             let image = fixture(name);
             let ids = |device: &str| {
-                let args = ["run", &image, "--ids", IDS, "-n", "16", "--ignore-eos", "--temperature", "0", "--json", "--device", device];
+                let args =
+                    ["run", &image, "--ids", IDS, "-n", "16", "--ignore-eos", "--temperature", "0", "--json", "--device", device];
                 json(&[&args[..], more].concat())["ids"].clone()
             };
             assert_eq!(ids(&device()), ids("cpu"), "{name} {more:?}");
@@ -79,10 +80,30 @@ mod on_a_gpu {
             let args = ["run", &image, "--ids", IDS, "-n", "24", "--ignore-eos", "--json", "--device", &device, "--seed", "11"];
             json(&[&args[..], &["--temperature", "1.5"], sampling].concat())["ids"].clone()
         };
-        // Min-p of nothing to speak of and a k below half the vocabulary: k logits suffice; with a k above, all are fetched.
         let few = ids(&["--top-k", "40"]);
         assert_eq!(few, ids(&["--top-k", "40"]));
         assert_ne!(few, ids(&["--top-k", "3"]));
+    }
+
+    #[test]
+    fn choices_are_kept_for_the_adapter() {
+        let cache = tempfile::tempdir().unwrap();
+        let image = fixture("v1-q4.bourn");
+        let kept = || {
+            let args = ["run", &image, "--ids", "1", "-n", "2", "--ignore-eos", "--device", &device()];
+            let out = bourn(&args).env("BOURN_CACHE", cache.path()).output().unwrap();
+            assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+            let files = std::fs::read_dir(cache.path().join("devices")).unwrap();
+            let files: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+            assert_eq!(files.len(), 1, "{files:?}");
+            (files[0].clone(), std::fs::read_to_string(&files[0]).unwrap())
+        };
+        let (file, first) = kept();
+        assert!(first.lines().count() >= 4, "{first}");
+        // Of what is known nothing is measured: what another model left there stays, too.
+        let other = first.lines().map(|l| format!("{} 16\n", l.rsplit_once(' ').unwrap().0)).collect::<String>();
+        std::fs::write(&file, format!("{other}1 1 1 8\n")).unwrap();
+        assert_eq!(kept().1, format!("{other}1 1 1 8\n"));
     }
 
     #[test]
@@ -106,7 +127,8 @@ mod on_a_gpu {
     #[test]
     fn bench_says_what_a_token_costs() {
         let image = fixture("v2-screen.bourn");
-        let bench = json(&["bench", &image, "--prompt", "8", "--generate", "8", "--repeat", "1", "--json", "--device", &device()]);
+        let bench =
+            json(&["bench", &image, "--prompt", "8", "--generate", "8", "--repeat", "1", "--json", "--device", &device()]);
         let gpu = &bench["gpu"];
         for key in ["dispatches_per_token", "host_us_per_token", "bytes_per_token", "weight_bytes", "session_bytes"] {
             assert!(gpu[key].as_f64().is_some_and(|v| v > 0.0), "{key} in {bench}");
@@ -142,10 +164,18 @@ mod on_a_gpu {
         let image = fixture("v1-q4.bourn");
         let (code, text) = failure(&["run", &image, "--ids", "1", "--device", "gpu:no-such-gpu"]);
         assert!(code == 1 && text.starts_with("error: no gpu: need one named no-such-gpu, found "), "{text}");
-        let no_driver = bourn(&["run", &image, "--ids", "1", "--device", "gpu"]).env("VK_ICD_FILENAMES", "/nowhere").env("VK_DRIVER_FILES", "/nowhere").output().unwrap();
+        let no_driver = bourn(&["run", &image, "--ids", "1", "--device", "gpu"])
+            .env("VK_ICD_FILENAMES", "/nowhere")
+            .env("VK_DRIVER_FILES", "/nowhere")
+            .output()
+            .unwrap();
         let text = String::from_utf8(no_driver.stderr).unwrap();
         assert_eq!(no_driver.status.code(), Some(1));
-        assert!(text.contains("no gpu: need an adapter with a Vulkan driver, found none") && text.contains("hint: install a Vulkan driver"), "{text}");
+        assert!(
+            text.contains("no gpu: need an adapter with a Vulkan driver, found none")
+                && text.contains("hint: install a Vulkan driver"),
+            "{text}"
+        );
         let (code, text) = failure(&["run", &image, "--ids", "1", "--device", &device(), "--ram", "64M"]);
         assert!(code == 1 && text.contains("a gpu holds all weights"), "{text}");
         let (code, text) = failure(&["run", &image, "--ids", "1", "--device", &device(), "--kv", "i8"]);

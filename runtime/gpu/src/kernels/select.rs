@@ -283,14 +283,7 @@ pub fn candidates(
 ///
 /// `chosen`: how many, three zeros, then for each the bits of its number and its row.
 #[cube(launch_unchecked)]
-pub fn largest(
-    x: &[f32],
-    wanted: &[u32],
-    counts: &[u32],
-    rows: &[u32],
-    chosen: &mut [u32],
-    #[comptime] spans: u32,
-) {
+pub fn largest(x: &[f32], wanted: &[u32], counts: &[u32], rows: &[u32], chosen: &mut [u32], #[comptime] spans: u32) {
     let mut room = Shared::<[u32]>::new_slice(UNITS as usize);
     let n = total(counts, &mut room, spans);
     let k = min(n, wanted[0]);
