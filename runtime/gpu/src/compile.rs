@@ -16,6 +16,9 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
+/// Memory of a workgroup that WebGPU guarantees, in bytes: no kernel takes more, whatever the adapter has.
+const WORKGROUP_BYTES: usize = 16 << 10;
+
 /// A kernel as text.
 #[derive(Clone, Debug)]
 pub struct Shader {
@@ -44,7 +47,7 @@ pub(crate) fn begin(units: u32) -> (KernelSettings, Arc<DeviceProperties>, Arc<T
         plane_size_min: 1,
         plane_size_max: 1,
         max_bindings: 8,
-        max_shared_memory_size: 16 << 10,
+        max_shared_memory_size: WORKGROUP_BYTES,
         max_cube_count: (65_535, 65_535, 65_535),
         max_units_per_cube: 256,
         max_cube_dim: (256, 256, 64),
@@ -74,12 +77,17 @@ pub(crate) const fn buffer() -> BufferCompilationArg {
 /// Compiles a kernel with `n_buffers` buffers to WGSL.
 ///
 /// # Errors
-/// [`Error::Driver`]: CubeCL's compiler does not take it.
+/// [`Error::Driver`]: CubeCL's compiler does not take it. [`Error::Limit`]: it takes more memory of a workgroup than WebGPU guarantees.
 pub fn shader(kernel: &dyn CubeKernel, n_buffers: usize) -> Result<Shader, Error> {
     let definition = kernel.define();
     let entry = definition.settings.kernel_name.clone();
     let refused = |why: String| Error::Driver { doing: format!("compile {entry}"), why };
     let compiled = WgslCompiler.compile(definition, &WgpuCompilationOptions::default()).map_err(|e| refused(format!("{e:?}")))?;
+    // wgpu does not look at this limit.
+    let (need, found) = (compiled.shared_memory_size as u64, WORKGROUP_BYTES as u64);
+    if need > found {
+        return Err(Error::Limit { what: "maxComputeWorkgroupStorageSize", need, found });
+    }
     let io = WgslCompiler::buffer_io(&compiled).unwrap_or_default();
     let writes: Vec<bool> = (0..n_buffers).map(|i| io.get(i).is_none_or(|io| io.is_writable())).collect();
     // CubeCL lets buffers share memory, so all are written to by its text; here those that are only read are bound so, and the
@@ -170,5 +178,24 @@ pub(crate) fn pipeline(device: &Device, key: &str, shader: &Shader) -> Result<Pi
     match block_on(scope.pop()) {
         Some(e) => Err(Error::Driver { doing: format!("build {key}"), why: e.to_string() }),
         None => device.check().map(|()| Pipeline { pipeline, layout, n_buffers: shader.writes.len() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::screen;
+
+    #[test]
+    fn refuses_more_workgroup_memory_than_is_guaranteed() {
+        let tables = |n: u32| {
+            let (s, p, t) = begin(screen::UNITS);
+            let [a, b, c, d, e] = [0; 5].map(|_| buffer());
+            shader(&screen::tables::Tables::new(s, p, t, a, b, c, d, e, n, 0), 5)
+        };
+        // Two floats a unit, two a sub-quantizer, and one.
+        assert!(tables(1791).is_ok());
+        let error = tables(1792).unwrap_err();
+        assert!(matches!(error, Error::Limit { need: 16_388, found: 16_384, .. }), "{error}");
     }
 }
