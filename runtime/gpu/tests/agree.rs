@@ -46,7 +46,7 @@ impl Pair {
         let context = 96.min(image.shape().max_context as usize);
         let device = Device::open(adapter(), device)?;
         let model = Arc::new(GpuModel::new(device, image, &mut file.stream())?);
-        let gpu = GpuSession::new(model, image, &GpuOptions { context, block, kv, head, ..GpuOptions::default() })?;
+        let gpu = GpuSession::new(model, image, &GpuOptions { context, block, kv, head })?;
         let options = Options { context, prefill_block: 32, kv, retain: usize::MAX, logit_rows: 16 };
         let mut cpu = OwnedSession::new(image, &options).unwrap();
         cpu.set_head_mode(head);

@@ -87,13 +87,7 @@ pub struct Session<'m> {
 #[cfg(feature = "gpu")]
 fn decoder(model: &Model, core: &Options) -> Result<Box<dyn Decoder>, Error> {
     if let Some(gpu) = model.gpu() {
-        let options = bourn_gpu::GpuOptions {
-            context: core.context,
-            block: core.prefill_block,
-            kv: core.kv,
-            head: model.head(),
-            ..bourn_gpu::GpuOptions::default()
-        };
+        let options = bourn_gpu::GpuOptions { context: core.context, block: core.prefill_block, kv: core.kv, head: model.head() };
         return Ok(Box::new(bourn_gpu::GpuSession::new(std::sync::Arc::clone(gpu), model.image(), &options)?));
     }
     on_cpu(model, core)
