@@ -58,23 +58,54 @@ fn agrees(fixture: &Fixture, weights: Weights) -> Result<()> {
     let name = std::env::var("BOURN_GPU").unwrap_or_else(|_| "llvmpipe".to_owned());
     let device = Device::open(Adapter::choose(&Choice::Named(name))?, &DeviceOptions::default())?;
     let model = Arc::new(GpuModel::new(device, file.image(), &mut file.stream())?);
-    let (long, plain): (Vec<Case>, Vec<Case>) =
-        fixture.cases()?.into_iter().partition(|case| case.name.ends_with("@long_factors"));
-    for (cases, least) in [(plain, 0), (long, 8192)] {
-        let Some(most) = cases.iter().map(|case| case.ids.len() + case.greedy_ids.len()).max() else { continue };
-        // The rope tables are those of the context: of the same one on both sides.
-        let context = most.max(least).min(file.image().shape().max_context as usize);
+    let cases = fixture.cases()?;
+    let most = cases.iter().map(|case| case.ids.len() + case.greedy_ids.len()).max().unwrap_or(1);
+    // Where rope tables go by the context, each run has its own, as in the oracle's tests; else one serves all.
+    let by_context = file.image().ropes().any(|rope| rope.min_context > 0);
+    let session = |context: usize| {
         let options = GpuOptions { context, kv: KvDtype::F32, ..GpuOptions::default() };
-        let mut gpu = GpuSession::new(Arc::clone(&model), file.image(), &options)?;
-        for case in cases {
-            agrees_in(&case, weights, &file, &runner, &mut gpu, &Setup { context, ..Setup::default() })
-                .map_err(|e| format!("case {}: {e}", case.name))?;
+        GpuSession::new(Arc::clone(&model), file.image(), &options)
+    };
+    let mut shared = if by_context { None } else { Some(session(most)?) };
+    for case in cases {
+        let least = if case.name.ends_with("@long_factors") { 8192 } else { 0 };
+        for (run, need) in [Run::Logits, Run::Greedy].into_iter().zip([0, case.greedy_ids.len() - 1]) {
+            let context = if by_context { (case.ids.len() + need).max(least) } else { most };
+            let setup = Setup { context, ..Setup::default() };
+            let mut own = if by_context { Some(session(context)?) } else { None };
+            let Some(gpu) = own.as_mut().or(shared.as_mut()) else { continue };
+            run.agrees(&case, weights, &file, &runner, gpu, &setup).map_err(|e| format!("case {}: {e}", case.name))?;
         }
     }
     Ok(())
 }
 
-fn agrees_in(
+/// What is compared.
+#[derive(Clone, Copy)]
+enum Run {
+    Logits,
+    Greedy,
+}
+
+impl Run {
+    fn agrees(
+        self,
+        case: &Case,
+        weights: Weights,
+        file: &ImageFile,
+        runner: &Runner,
+        gpu: &mut GpuSession,
+        setup: &Setup<'_>,
+    ) -> Result<()> {
+        gpu.rewind(0)?;
+        match self {
+            Self::Logits => logits(case, weights, file, runner, gpu, setup),
+            Self::Greedy => greedy(case, file, runner, gpu, setup),
+        }
+    }
+}
+
+fn logits(
     case: &Case,
     weights: Weights,
     file: &ImageFile,
@@ -85,7 +116,6 @@ fn agrees_in(
     let (image, mut stream) = (file.image(), file.stream());
     let cpu = runner.logits(&case.ids, setup)?;
     let mut found = Vec::with_capacity(cpu.len());
-    gpu.rewind(0)?;
     gpu.logits_of_all(image, &mut stream, &case.ids, &mut |_, logits| found.extend_from_slice(logits))?;
     let near = |what: &str, want: &[f32], tolerance: f32| -> Result<()> {
         let (apart, at) = worst(&found, want);
@@ -100,8 +130,12 @@ fn agrees_in(
     if weights == Weights::F32 {
         near("transformers", &case.logits, GOLDEN_TOLERANCE)?;
     }
+    Ok(())
+}
+
+fn greedy(case: &Case, file: &ImageFile, runner: &Runner, gpu: &mut GpuSession, setup: &Setup<'_>) -> Result<()> {
+    let (image, mut stream) = (file.image(), file.stream());
     let want = runner.greedy(&case.ids, case.greedy_ids.len(), setup, &mut |_| {})?;
-    gpu.rewind(0)?;
     let (mut text, mut next) = (Vec::new(), case.ids.clone());
     while text.len() < want.len() {
         gpu.prefill(image, &mut stream, &next)?;
