@@ -66,11 +66,12 @@ fn agrees(fixture: &Fixture, weights: Weights) -> Result<()> {
         let options = GpuOptions { context, kv: KvDtype::F32, ..GpuOptions::default() };
         GpuSession::new(Arc::clone(&model), file.image(), &options)
     };
+    let longest = file.image().shape().max_context as usize;
     let mut shared = if by_context { None } else { Some(session(most)?) };
     for case in cases {
         let least = if case.name.ends_with("@long_factors") { 8192 } else { 0 };
         for (run, need) in [Run::Logits, Run::Greedy].into_iter().zip([0, case.greedy_ids.len() - 1]) {
-            let context = if by_context { (case.ids.len() + need).max(least) } else { most };
+            let context = if by_context { (case.ids.len() + need).max(least).min(longest) } else { most };
             let setup = Setup { context, ..Setup::default() };
             let mut own = if by_context { Some(session(context)?) } else { None };
             let Some(gpu) = own.as_mut().or(shared.as_mut()) else { continue };
