@@ -252,7 +252,7 @@ pub fn best_of(y: &[f32], chosen: &[u32], out: &mut [u32]) {
     }
 }
 
-/// Where the best logit does not pass the threshold: no row that was not read wins over one that was. `best` as [`best_of`] leaves it.
+/// Where the best logit does not pass the threshold: no row that was not read wins over one that was. `best` as `best_of` leaves it.
 #[cube(launch_unchecked)]
 pub fn cap(best: &[u32], x: &mut [f32], #[comptime] n: u32) {
     let bits = best[0];

@@ -167,7 +167,7 @@ pub fn count(x: &[f32], bound: &[u32], counts: &mut [u32], #[comptime] spec: Spe
     }
 }
 
-/// The rows that [`count`] has counted, in rising order. One workgroup a span.
+/// The rows that `count` has counted, in rising order. One workgroup a span.
 #[cube(launch_unchecked)]
 pub fn list(x: &[f32], bound: &[u32], counts: &[u32], rows: &mut [u32], #[comptime] spec: Spec) {
     let mut room = Shared::<[u32]>::new_slice(UNITS as usize);
