@@ -141,7 +141,7 @@ impl Model {
     /// CPU there is nothing to find.
     ///
     /// # Errors
-    /// [`Error`] of the device.
+    /// What the GPU answers.
     pub fn tune(&self, known: &str) -> Result<Option<String>, Error> {
         #[cfg(feature = "gpu")]
         if let Some(gpu) = &self.gpu {

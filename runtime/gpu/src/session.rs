@@ -431,7 +431,7 @@ impl GpuSession {
     }
 
     /// The `n` best logits after the last pass with their ids, best first, of equals the lower id first: only they leave the device.
-    /// `None` where that is no less than all, or more than `MAX_BEST`.
+    /// `None` where that is no less than all, or more than 1024.
     ///
     /// # Errors
     /// [`Error::Core`] when a logit is not a number; [`Error::DeviceLost`] and the like.

@@ -147,6 +147,15 @@ impl Toolchain {
         cargo
     }
 
+    /// `cargo <subcommand>` for programs that load libraries when they run: linked to the target's C library. (With all of a GPU's drivers
+    /// in reach a static program would also be too large for the C library's small tables of addresses.)
+    pub(crate) fn dynamic(&self, subcommand: &str) -> Command {
+        let mut cargo = self.plain(subcommand);
+        let upper = self.target.replace('-', "_").to_uppercase();
+        cargo.env(format!("CARGO_TARGET_{upper}_RUSTFLAGS"), "-C target-feature=-crt-static");
+        cargo
+    }
+
     /// `cargo <subcommand>` for the target, its programs run by the emulator as the given CPU.
     pub(crate) fn cargo(&self, subcommand: &str, emulator: &Path, cpu: &str) -> Command {
         let mut cargo = self.plain(subcommand);

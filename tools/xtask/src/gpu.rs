@@ -42,9 +42,8 @@ fn tests() -> Result<()> {
 /// Links the program with the feature for ARM, and starts it where it can be started: a driver is looked for when the program runs, so it
 /// is linked to the system's C library, and without a driver it says so.
 fn arm(toolchain: &Toolchain) -> Result<()> {
-    let mut build = toolchain.plain("rustc");
-    build.args(["--package", "bourn-cli", "--bin", "bourn", "--no-default-features", "--features", "gpu"]);
-    run(build.args(["--", "-C", "target-feature=-crt-static"]))?;
+    let mut build = toolchain.dynamic("build");
+    run(build.args(["--package", "bourn-cli", "--bin", "bourn", "--no-default-features", "--features", "gpu"]))?;
     let loader = Path::new(SYSROOT).join("lib/ld-linux-aarch64.so.1");
     let (Ok(emulator), true) = (cross::emulator(), toolchain.target.ends_with("gnu") && loader.exists()) else {
         eprintln!("the program for ARM is linked; nothing here to start it with");
