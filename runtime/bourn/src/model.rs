@@ -152,6 +152,18 @@ impl Model {
         Ok(None)
     }
 
+    /// Bytes per second that a kernel reads from the memory of the GPU; `None` on the CPU.
+    ///
+    /// # Errors
+    /// What the GPU answers.
+    pub fn gpu_bandwidth(&self) -> Result<Option<f64>, Error> {
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &self.gpu {
+            return Ok(Some(gpu.device().read_bandwidth()?));
+        }
+        Ok(None)
+    }
+
     /// Whether a GPU computes.
     pub fn is_on_gpu(&self) -> bool {
         self.gpu.is_some()

@@ -3,15 +3,19 @@
 use crate::compile::{Pipelines, begin, buffer};
 use crate::kernels::head::{READ_GROUPS, UNITS, read_all};
 use crate::{Device, Error};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-/// Bytes read in a round.
-const BYTES: u64 = 64 << 20;
-/// Rounds; the best counts.
+/// Memory that is read: more than any cache holds.
+const BYTES: u64 = 256 << 20;
+/// What a submission takes at least, so that beginning it and waiting for it count for little.
+const LONG: Duration = Duration::from_millis(20);
+/// Dispatches of a submission at most.
+const MOST: u32 = 1 << 12;
+/// Submissions; the best counts.
 const ROUNDS: usize = 5;
 
 impl Device {
-    /// Bytes per second that a kernel reads from the device's memory, submission and waiting included.
+    /// Bytes per second that a kernel reads from the device's memory: the most that a kernel can hope for.
     ///
     /// # Errors
     /// [`Error`].
@@ -33,20 +37,31 @@ impl Device {
                 wgpu::BindGroupEntry { binding: 1, resource: to.as_entire_binding() },
             ],
         });
-        let mut best = f64::INFINITY;
-        for _ in 0..ROUNDS {
+        let took = |dispatches: u32| -> Result<Duration, Error> {
             let start = Instant::now();
             let mut encoder = self.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             {
                 let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
                 pass.set_pipeline(&pipeline.pipeline);
                 pass.set_bind_group(0, &group, &[]);
-                pass.dispatch_workgroups(READ_GROUPS, 1, 1);
+                for _ in 0..dispatches {
+                    pass.dispatch_workgroups(READ_GROUPS, 1, 1);
+                }
             }
             self.queue.submit([encoder.finish()]);
             self.wait()?;
-            best = best.min(start.elapsed().as_secs_f64());
+            Ok(start.elapsed())
+        };
+        // The first one also writes zeros where nothing was written yet.
+        took(1)?;
+        let mut dispatches = 1;
+        while dispatches < MOST && took(dispatches)? < LONG {
+            dispatches *= 2;
         }
-        Ok(bytes as f64 / best)
+        let mut best = Duration::MAX;
+        for _ in 0..ROUNDS {
+            best = best.min(took(dispatches)?);
+        }
+        Ok(f64::from(dispatches) * bytes as f64 / best.as_secs_f64())
     }
 }

@@ -88,7 +88,8 @@ impl Device {
         }
         let bound = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let binding_bytes = options.binding_bytes.map_or(bound, |n| n.min(bound)) / 256 * 256;
-        let wanted = if options.least { wgpu::Features::empty() } else { wgpu::Features::SHADER_F64 };
+        let optional = wgpu::Features::SHADER_F64 | wgpu::Features::TIMESTAMP_QUERY;
+        let wanted = if options.least { wgpu::Features::empty() } else { optional };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("bourn"),
             required_features: adapter.inner.features() & wanted,

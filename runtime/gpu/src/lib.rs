@@ -27,6 +27,6 @@ pub use adapter::{Adapter, Choice, Kind};
 pub use device::{Device, DeviceOptions};
 pub use error::Error;
 pub use fma::Fma;
-pub use session::{GpuModel, GpuOptions, GpuSession, GpuStats};
+pub use session::{GpuModel, GpuOptions, GpuSession, GpuStats, KernelTime};
 pub use tune::Choices;
 pub use weights::Weights;

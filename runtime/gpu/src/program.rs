@@ -48,41 +48,53 @@ struct Draft {
     pipeline: Arc<Pipeline>,
     args: Vec<Arg>,
     grid: [Count; 3],
+    name: String,
+    bytes: u64,
 }
 
 /// A dispatch.
 #[derive(Debug)]
-struct Step {
+pub(crate) struct Step {
     pipeline: wgpu::ComputePipeline,
     group: wgpu::BindGroup,
     grid: [Count; 3],
+    /// The kernel, and of a product its type and shape.
+    pub name: String,
+    /// Bytes of weights that it reads.
+    pub bytes: u64,
+}
+
+impl Step {
+    /// Encodes the dispatch for `tokens` tokens.
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.group, &[]);
+        let [x, y, z] = self.grid.map(|count| count.of(tokens));
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// Dispatches in order.
 #[derive(Debug)]
 pub(crate) struct Program {
     steps: Vec<Step>,
-    bytes: u64,
 }
 
 impl Program {
-    /// Dispatches.
-    pub fn len(&self) -> usize {
-        self.steps.len()
+    /// The dispatches.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
     }
 
     /// Bytes of weights that one token, or one block of them, reads.
     pub fn bytes(&self) -> u64 {
-        self.bytes
+        self.steps.iter().map(|step| step.bytes).sum()
     }
 
     /// Encodes all dispatches for `tokens` tokens.
     pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
         for step in &self.steps {
-            pass.set_pipeline(&step.pipeline);
-            pass.set_bind_group(0, &step.group, &[]);
-            let [x, y, z] = step.grid.map(|count| count.of(tokens));
-            pass.dispatch_workgroups(x, y, z);
+            step.encode(pass, tokens);
         }
     }
 }
@@ -96,7 +108,6 @@ pub(crate) struct Recorder<'r> {
     products: Vec<Product>,
     drafts: Vec<Draft>,
     params: Vec<u32>,
-    bytes: u64,
 }
 
 /// Where a product's input and output lie.
@@ -144,7 +155,7 @@ pub(crate) struct Parts {
 
 impl<'r> Recorder<'r> {
     pub fn new(device: &'r Device, pipelines: &'r mut Pipelines, weights: &'r Weights, choices: Choices) -> Self {
-        Self { device, pipelines, weights, choices, products: Vec::new(), drafts: Vec::new(), params: Vec::new(), bytes: 0 }
+        Self { device, pipelines, weights, choices, products: Vec::new(), drafts: Vec::new(), params: Vec::new() }
     }
 
     /// Keeps parameters; returns their argument.
@@ -155,7 +166,7 @@ impl<'r> Recorder<'r> {
         Arg::Params(at)
     }
 
-    /// Adds a dispatch of `kernel`.
+    /// Adds a dispatch of `kernel`, whose name `key` begins with.
     pub fn add(
         &mut self,
         key: &str,
@@ -164,7 +175,8 @@ impl<'r> Recorder<'r> {
         kernel: impl FnOnce() -> Box<dyn CubeKernel>,
     ) -> Result<(), Error> {
         let pipeline = self.pipelines.get(self.device, key, args.len(), kernel)?;
-        self.drafts.push(Draft { pipeline, args, grid });
+        let name = key.split(' ').next().unwrap_or(key).to_owned();
+        self.drafts.push(Draft { pipeline, args, grid, name, bytes: 0 });
         Ok(())
     }
 
@@ -237,7 +249,6 @@ impl<'r> Recorder<'r> {
             tiles += run.tiles;
         }
         words[0] = tiles;
-        self.bytes += u64::from(tiles) * layout::tile_bytes(dtype, cols as usize) as u64;
         let params = self.params(&words);
         let weights = Arg::Whole(self.weights.buffers[first.buffer].clone());
         let [codes, scales, float, step, out] = [b.codes, b.scales, b.float, b.step, b.out].map(|x| Arg::Whole(x.clone()));
@@ -246,7 +257,7 @@ impl<'r> Recorder<'r> {
         let units = 16 * splits;
         let key = |name: &str| format!("{name} {spec:?}");
         let (s, p, t) = begin(units);
-        match (dtype.is_quantized(), lanes) {
+        let added = match (dtype.is_quantized(), lanes) {
             (true, 1) => self.add(&key("matvec"), vec![weights, codes, scales, params, out], grid, || {
                 Box::new(mul::matvec::Matvec::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
             }),
@@ -259,7 +270,14 @@ impl<'r> Recorder<'r> {
             (false, _) => self.add(&key("matmul_float"), vec![weights, float, params, step, out], grid, || {
                 Box::new(mul::matmul_float::MatmulFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
             }),
+        };
+        added?;
+        if let Some(draft) = self.drafts.last_mut() {
+            let kernel = if lanes == 1 { "matvec" } else { "matmul" };
+            draft.name = format!("{kernel}_{} {}x{cols}", dtype.name(), 16 * tiles);
         }
+        self.reads(u64::from(tiles) * layout::tile_bytes(dtype, cols as usize) as u64);
+        Ok(())
     }
 
     /// The quantized products of one token that were added since this was asked last.
@@ -267,9 +285,11 @@ impl<'r> Recorder<'r> {
         std::mem::take(&mut self.products)
     }
 
-    /// Counts bytes of weights that the program reads.
+    /// Counts bytes of weights that the dispatch added last reads.
     pub fn reads(&mut self, bytes: u64) {
-        self.bytes += bytes;
+        if let Some(draft) = self.drafts.last_mut() {
+            draft.bytes += bytes;
+        }
     }
 
     /// The parts of the matrices of two roles, whose rows are the same, in as few runs as buffers and distances allow.
@@ -324,9 +344,10 @@ impl<'r> Recorder<'r> {
                 layout: &draft.pipeline.layout,
                 entries: &entries,
             });
-            steps.push(Step { pipeline: draft.pipeline.pipeline.clone(), group, grid: draft.grid });
+            let Draft { grid, name, bytes, .. } = draft;
+            steps.push(Step { pipeline: draft.pipeline.pipeline.clone(), group, grid, name, bytes });
         }
         self.device.check()?;
-        Ok(Program { steps, bytes: std::mem::take(&mut self.bytes) })
+        Ok(Program { steps })
     }
 }

@@ -91,12 +91,13 @@ impl Decoder<'_, '_> {
         let at = self.recorder.weights.place(image, &books).0;
         let weights = whole(&self.recorder.weights.buffers[at]);
         let args = vec![weights, whole(&s.mapped), whole(&s.subs), whole(&s.tables), whole(&s.scales)];
-        self.recorder.reads(mean.bytes + books.bytes);
         self.recorder.add(&format!("tables {n} {wide}"), args, [ONE; 3], || {
             let (s, p, t) = begin(screen::UNITS);
             let [a, b, c, d, e] = [0; 5].map(|_| buffer());
             Box::new(screen::tables::Tables::new(s, p, t, a, b, c, d, e, n, wide))
-        })
+        })?;
+        self.recorder.reads(mean.bytes + books.bytes);
+        Ok(())
     }
 
     fn scores(&mut self, screen: &Screen<'_>, s: &ScreenBuffers) -> Result<(), Error> {
@@ -108,13 +109,13 @@ impl Decoder<'_, '_> {
             let params = self.recorder.params(&params);
             let weights = whole(&self.recorder.weights.buffers[parts.buffer]);
             let args = vec![weights, whole(&s.tables), whole(&s.scales), params, whole(&self.b.select.row)];
-            self.recorder.reads(parts.bytes);
             let grid = [Count::Fixed(tiles.div_ceil(screen::TILES)), ONE, ONE];
             self.recorder.add(&format!("scores {n}"), args, grid, || {
                 let (s, p, t) = begin(screen::UNITS);
                 let [a, b, c, d, e] = [0; 5].map(|_| buffer());
                 Box::new(screen::scores::Scores::new(s, p, t, a, b, c, d, e, n))
             })?;
+            self.recorder.reads(parts.bytes);
         }
         Ok(())
     }

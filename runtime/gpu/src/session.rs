@@ -15,6 +15,10 @@ use bourn_kernels::table::Tiles;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+mod profile;
+
+pub use profile::KernelTime;
+
 /// What a session is made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GpuOptions {
@@ -203,7 +207,7 @@ impl GpuSession {
         };
         let row_bytes = screen.map_or(0, |_| layout::row_bytes(s.hidden as usize) as u64);
         let stats = GpuStats {
-            dispatches: token.len() + head.len(),
+            dispatches: token.steps().len() + head.steps().len(),
             bytes_per_token: token.bytes() + head.bytes(),
             candidates: screen.map_or(0.0, |s| s.candidates() as f64),
             weight_bytes: model.weights.bytes(),
@@ -569,7 +573,12 @@ impl GpuSession {
         }
         let queue = &self.model.device.queue;
         queue.write_buffer(&self.buffers.residual, 0, bytemuck::cast_slice(&self.residual[..tokens.len() * hidden]));
-        queue.write_buffer(&self.buffers.step, 0, bytemuck::cast_slice(&self.step));
+        // Of each table only what was made.
+        let n = tokens.len();
+        let tables = (0..4).map(|i| (4 + block + i * block * pairs, n * pairs));
+        for (first, words) in std::iter::once((0, 4 + n)).chain(tables) {
+            queue.write_buffer(&self.buffers.step, 4 * first as u64, bytemuck::cast_slice(&self.step[first..first + words]));
+        }
         Ok(())
     }
 }

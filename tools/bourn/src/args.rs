@@ -501,6 +501,9 @@ pub struct Bench {
     pub session: Session,
     #[command(flatten)]
     pub speculation: Speculation,
+    /// Also what each kernel of the GPU takes, by its own clock
+    #[arg(long)]
+    pub profile: bool,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,

@@ -3,6 +3,7 @@
 use crate::cache;
 use crate::output::bytes;
 use anyhow::Result;
+use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
 use std::fs;
@@ -73,13 +74,67 @@ pub fn text(adapters: &Value) -> String {
     out
 }
 
-/// What a session did on a GPU: null on the CPU.
-pub fn stats(session: &bourn::Session<'_>) -> Value {
+/// What the dispatches of one kernel take in a token.
+#[derive(Debug, Serialize)]
+pub struct KernelTime {
+    kernel: String,
+    dispatches: usize,
+    us: f64,
+    bytes: u64,
+    gb_s: f64,
+}
+
+/// What each kernel takes after `prompt`; nothing on the CPU.
+pub fn profile(session: &mut bourn::Session<'_>, prompt: &[u32]) -> Result<Vec<KernelTime>> {
     #[cfg(feature = "gpu")]
-    return with_feature::stats(session);
+    return with_feature::profile(session, prompt);
+    #[cfg(not(feature = "gpu"))]
+    {
+        let _ = (session, prompt);
+        Ok(Vec::new())
+    }
+}
+
+/// A profile in lines, beside what the memory gives.
+pub fn table(profile: &[KernelTime], bandwidth: f64) -> String {
+    let whole: f64 = profile.iter().map(|k| k.us).sum();
+    let mut out = String::new();
+    if profile.is_empty() {
+        return out;
+    }
+    let _ = writeln!(out, "\n{:<32}{:>11}{:>10}{:>8}{:>10}{:>10}", "kernel", "dispatches", "us", "share", "MB", "GB/s");
+    let mut row = |name: &str, dispatches: usize, us: f64, read: u64| {
+        let rate = if read == 0 || us == 0.0 { String::new() } else { format!("{:.1}", read as f64 / us / 1e3) };
+        let read = if read == 0 { String::new() } else { format!("{:.2}", read as f64 / 1e6) };
+        let share = 100.0 * us / whole;
+        let _ = writeln!(out, "{name:<32}{dispatches:>11}{us:>10.1}{share:>6.1} %{read:>10}{rate:>10}");
+    };
+    for k in profile {
+        row(&k.kernel, k.dispatches, k.us, k.bytes);
+    }
+    row("all", profile.iter().map(|k| k.dispatches).sum(), whole, profile.iter().map(|k| k.bytes).sum());
+    let _ = writeln!(out, "{:<32}{:>49.1}", "the memory gives", bandwidth / 1e9);
+    out
+}
+
+/// Bytes of weights that a token reads on the GPU; `None` on the CPU.
+pub fn bytes_per_token(session: &bourn::Session<'_>) -> Option<u64> {
+    #[cfg(feature = "gpu")]
+    return session.gpu_stats().map(|s| s.bytes_per_token);
     #[cfg(not(feature = "gpu"))]
     {
         let _ = session;
+        None
+    }
+}
+
+/// What a session did on a GPU: null on the CPU.
+pub fn stats(session: &bourn::Session<'_>, profile: &[KernelTime]) -> Value {
+    #[cfg(feature = "gpu")]
+    return with_feature::stats(session, profile);
+    #[cfg(not(feature = "gpu"))]
+    {
+        let _ = (session, profile);
         Value::Null
     }
 }
@@ -97,7 +152,10 @@ pub fn stats_line(session: &bourn::Session<'_>) -> Option<String> {
 
 #[cfg(feature = "gpu")]
 mod with_feature {
+    use super::KernelTime;
     use crate::output::{bytes, round3};
+    use crate::signal;
+    use anyhow::Result;
     use bourn_gpu::{Adapter, Device, DeviceOptions, Error, GpuStats};
     use serde_json::{Value, json as object};
 
@@ -120,7 +178,7 @@ mod with_feature {
     }
 
     /// Bytes per second that the adapter reads.
-    fn bandwidth(adapter: &Adapter) -> Result<f64, Error> {
+    fn bandwidth(adapter: &Adapter) -> std::result::Result<f64, Error> {
         Device::open(adapter.clone(), &DeviceOptions::default())?.read_bandwidth()
     }
 
@@ -154,7 +212,39 @@ mod with_feature {
         if s.tokens == 0 { 0.0 } else { s.host.as_secs_f64() * 1e6 / s.tokens as f64 }
     }
 
-    pub fn stats(session: &bourn::Session<'_>) -> Value {
+    /// Tokens of a profile; of each kernel the least time counts.
+    const TOKENS: usize = 8;
+
+    pub fn profile(session: &mut bourn::Session<'_>, prompt: &[u32]) -> Result<Vec<KernelTime>> {
+        session.clear()?;
+        // Room is left for the tokens that are timed.
+        let read = &prompt[..prompt.len().min(session.context().saturating_sub(TOKENS).max(1))];
+        session.read(read)?;
+        let mut least: Vec<bourn_gpu::KernelTime> = Vec::new();
+        for _ in 0..TOKENS.min(session.context() - read.len()) {
+            if signal::stopped() {
+                break;
+            }
+            for new in session.gpu_profile(read[0])?.unwrap_or_default() {
+                match least.iter_mut().find(|k| k.kernel == new.kernel) {
+                    Some(k) if k.time <= new.time => {}
+                    Some(k) => *k = new,
+                    None => least.push(new),
+                }
+            }
+        }
+        least.sort_by_key(|k| std::cmp::Reverse(k.time));
+        let row = |k: &bourn_gpu::KernelTime| KernelTime {
+            kernel: k.kernel.clone(),
+            dispatches: k.dispatches,
+            us: round3(k.time.as_secs_f64() * 1e6),
+            bytes: k.bytes,
+            gb_s: round3(k.bandwidth() / 1e9),
+        };
+        Ok(least.iter().map(row).collect())
+    }
+
+    pub fn stats(session: &bourn::Session<'_>, profile: &[KernelTime]) -> Value {
         session.gpu_stats().map_or(Value::Null, |s| {
             object!({
                 "dispatches_per_token": s.dispatches,
@@ -163,6 +253,7 @@ mod with_feature {
                 "candidates_per_token": round3(s.candidates),
                 "weight_bytes": s.weight_bytes,
                 "session_bytes": s.session_bytes,
+                "profile": profile,
             })
         })
     }

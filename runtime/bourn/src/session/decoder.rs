@@ -45,6 +45,11 @@ pub(crate) trait Decoder: Debug {
     fn gpu_stats(&self) -> Option<bourn_gpu::GpuStats> {
         None
     }
+    /// Reads `token` and times each of a GPU's kernels.
+    #[cfg(feature = "gpu")]
+    fn gpu_profile(&mut self, engine: &mut Engine<'_>, token: u32) -> Result<Option<Vec<bourn_gpu::KernelTime>>, Error> {
+        self.read(engine, &[token]).map(|()| None)
+    }
 }
 
 impl Decoder for OwnedSession {
@@ -167,6 +172,10 @@ impl Decoder for bourn_gpu::GpuSession {
 
     fn gpu_stats(&self) -> Option<bourn_gpu::GpuStats> {
         Some(self.stats())
+    }
+
+    fn gpu_profile(&mut self, engine: &mut Engine<'_>, token: u32) -> Result<Option<Vec<bourn_gpu::KernelTime>>, Error> {
+        Ok(Some(self.profile(engine.image, engine.stream, token)?))
     }
 }
 

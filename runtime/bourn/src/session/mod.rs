@@ -209,6 +209,20 @@ impl<'m> Session<'m> {
         self.memory.gpu_stats()
     }
 
+    /// [`Self::read`]s `token` and says what each kernel of the GPU took, the longest first; `None` on the CPU.
+    ///
+    /// # Errors
+    /// As [`Self::read`]; [`Error::Gpu`] where the device has no timestamps.
+    #[cfg(feature = "gpu")]
+    pub fn gpu_profile(&mut self, token: u32) -> Result<Option<Vec<bourn_gpu::KernelTime>>, Error> {
+        let mut times = None;
+        self.reading(&[token], |memory, engine| {
+            times = memory.gpu_profile(engine, token)?;
+            Ok(())
+        })?;
+        Ok(times)
+    }
+
     /// Tokens of the last answer.
     pub fn answer(&self) -> &[u32] {
         &self.tokens[self.answer..]
@@ -246,15 +260,7 @@ impl<'m> Session<'m> {
     /// # Errors
     /// [`Error::Core`]; the session is then as before, or, where that is overwritten, cleared.
     pub fn logits_of_all(&mut self, tokens: &[u32], sink: &mut dyn FnMut(usize, &[f32])) -> Result<(), Error> {
-        let (position, known) = (self.memory.position(), self.tokens.len());
-        if let Err(e) = self.run(|memory, engine| memory.logits_of_all(engine, tokens, sink)) {
-            self.go_back(position, known)?;
-            return Err(e);
-        }
-        self.tokens.truncate(self.memory.position() - tokens.len());
-        self.tokens.extend_from_slice(tokens);
-        self.answer = self.tokens.len();
-        Ok(())
+        self.reading(tokens, |memory, engine| memory.logits_of_all(engine, tokens, sink))
     }
 
     /// Reads `tokens` after what was read before, as [`Self::logits_of_all`] does, but computes only the last one's logits and shows none.
@@ -262,8 +268,17 @@ impl<'m> Session<'m> {
     /// # Errors
     /// As [`Self::logits_of_all`].
     pub fn read(&mut self, tokens: &[u32]) -> Result<(), Error> {
+        self.reading(tokens, |memory, engine| memory.read(engine, tokens))
+    }
+
+    /// Has `tokens` read by `read`; where that fails the session is as before.
+    fn reading(
+        &mut self,
+        tokens: &[u32],
+        read: impl FnOnce(&mut dyn Decoder, &mut Engine<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let (position, known) = (self.memory.position(), self.tokens.len());
-        if let Err(e) = self.run(|memory, engine| memory.read(engine, tokens)) {
+        if let Err(e) = self.run(read) {
             self.go_back(position, known)?;
             return Err(e);
         }

@@ -86,7 +86,7 @@ pub fn argmax(spans: &[u32], out: &mut [u32], #[comptime] n: u32) {
 }
 
 /// Workgroups that read memory to measure it.
-pub const READ_GROUPS: u32 = 512;
+pub const READ_GROUPS: u32 = 2048;
 
 /// Adds up `each` vectors of 4 words for every unit, neighbours reading neighbouring ones: what reading costs, and nothing else.
 #[cube(launch_unchecked)]

@@ -1,8 +1,8 @@
 //! `bourn bench`: speed and memory of one model on this machine.
 
 use crate::args::Bench;
-use crate::output::{bytes, json, line, ms, round3};
-use crate::{models, ram, signal};
+use crate::output::{bytes, hinted, json, line, ms, print, round3};
+use crate::{gpu, models, ram, signal};
 use anyhow::Result;
 use bourn::{Finish, GenerateOptions, Speculate};
 use bourn_host::{Machine, Pager, machine};
@@ -21,6 +21,9 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
     let mut session_args = a.session.clone();
     session_args.context.get_or_insert(a.prompt.saturating_add(a.generate).min(shape.max_context));
     let draft = models::draft(&a.speculation, &a.open, quiet)?;
+    if a.profile && !model.is_on_gpu() {
+        return Err(hinted("kernels of the cpu have no clock of their own", "--profile needs --device gpu, and a build with it"));
+    }
     let mut session = models::speculating(&model, draft.as_ref(), &session_args, &a.speculation, Speculate::Off, false)?;
     models::announce(&model, &session, quiet);
     // Ids spread over the vocabulary: the speed does not depend on which.
@@ -53,12 +56,14 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
             break;
         }
     }
+    let profile = if a.profile && !signal::stopped() { gpu::profile(&mut session, &prompt)? } else { Vec::new() };
     let peak = machine::peak_rss_bytes();
     let threads = session.threads();
-    // Measuring memory takes memory: not under a budget.
-    let bandwidth = match a.open.ram {
-        None => Machine::detect().read_bandwidth(threads.decode, BANDWIDTH).last().copied().unwrap_or(0.0),
-        Some(_) => 0.0,
+    // Measuring memory takes memory: not under a budget, and not of a GPU that has none left.
+    let bandwidth = match (model.is_on_gpu(), a.open.ram) {
+        (true, _) => model.gpu_bandwidth().ok().flatten().unwrap_or(0.0),
+        (false, None) => Machine::detect().read_bandwidth(threads.decode, BANDWIDTH).last().copied().unwrap_or(0.0),
+        (false, Some(_)) => 0.0,
     };
     let per_token = model.image().bytes_per_token();
     let file = model.image().superblock().file_bytes;
@@ -67,12 +72,13 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         Some(plan) => (plan.head_bytes + plan.pinned_bytes, plan.bytes_per_token()),
         None => (file, 0),
     };
-    let fraction = if bandwidth > 0.0 { decode / passes * per_token as f64 / bandwidth } else { 0.0 };
+    let read_per_token = gpu::bytes_per_token(&session).unwrap_or(per_token);
+    let fraction = if bandwidth > 0.0 { decode / passes * read_per_token as f64 / bandwidth } else { 0.0 };
     if a.json {
         json(&object!({
             "isa": model.kernels().isa,
             "device": model.device(),
-            "gpu": crate::gpu::stats(&session),
+            "gpu": gpu::stats(&session, &profile),
             "threads": threads.decode,
             "prefill_threads": threads.prefill,
             "prompt_tokens": read,
@@ -100,13 +106,13 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
         let speculated =
             if drafted == 0 { String::new() } else { format!(", {passes:.2} a pass, {accepted} of {drafted} drafts right") };
         line(&format!("decode    {decode:>10.1} tok/s ({written} tokens{speculated})"))?;
-        if let Some(text) = crate::gpu::stats_line(&session) {
+        if let Some(text) = gpu::stats_line(&session) {
             line(&text)?;
         }
         if bandwidth > 0.0 {
             line(&format!(
                 "read      {:>10} per token, {:.0} % of {:.1} GB/s",
-                bytes(per_token),
+                bytes(read_per_token),
                 100.0 * fraction,
                 bandwidth / 1e9
             ))?;
@@ -120,6 +126,9 @@ pub fn bench(a: &Bench, quiet: bool) -> Result<ExitCode> {
                 100.0 * decode / passes / forecast
             ))?;
         }
+    }
+    if !a.json {
+        print(&gpu::table(&profile, bandwidth))?;
     }
     Ok(if signal::stopped() { ExitCode::from(signal::EXIT) } else { ExitCode::SUCCESS })
 }
