@@ -36,7 +36,7 @@ impl Buffers {
             attended: floats("attention", block * s.q_rows())?,
             projected: floats("projections", block * layout::padded_rows(hidden))?,
             ffn: floats("gates", block * 2 * layout::padded_rows(ffn))?,
-            codes: floats("activations", block * widest)?,
+            codes: floats("activations", block * widest / 4)?,
             scales: floats("scales", block * widest / layout::GROUP * 2)?,
             float: floats("activations", block * widest)?,
             step: floats("step", 4 + block + 4 * block * (s.rotary_dim as usize / 2))?,

@@ -4,7 +4,7 @@
 //! compiler needs no runtime: a kernel with its compile-time arguments is a definition, and that is WGSL text.
 
 use crate::wait::block_on;
-use crate::{Device, Error};
+use crate::{Device, Error, dot};
 use cubecl_common::profile::TimingMethod;
 use cubecl_core::prelude::{
     AddressType, BufferCompilationArg, CubeDim, CubeKernel, DeviceProperties, ExecutionMode, KernelSettings, TargetProperties,
@@ -132,6 +132,12 @@ impl Pipelines {
             return Ok(Arc::clone(made));
         }
         let mut shader = shader(&*kernel(), n_buffers)?;
+        dot::apply(&mut shader);
+        if let Some(folder) = std::env::var_os("BOURN_SHADERS") {
+            // For compilers of drivers that are not here (docs/gpu.md): what cannot be written is no reason not to go on.
+            let name: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(180).collect();
+            let _ = std::fs::write(std::path::Path::new(&folder).join(format!("{name}.wgsl")), &shader.text);
+        }
         device.fma().apply(&mut shader);
         let made = Arc::new(pipeline(device, key, &shader)?);
         self.made.insert(key.to_owned(), Arc::clone(&made));

@@ -11,6 +11,7 @@ mod bandwidth;
 mod buffers;
 mod compile;
 pub mod device;
+mod dot;
 mod error;
 mod fma;
 mod kernels;

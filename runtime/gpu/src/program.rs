@@ -1,11 +1,12 @@
 //! Dispatches, recorded once: pipelines with their buffers, encoded anew for every pass into one command buffer.
 
 use crate::compile::{Pipeline, Pipelines, begin, buffer};
-use crate::kernels::mul;
+use crate::kernels::tiles::{self, Levels};
+use crate::kernels::{matmul, matvec};
 use crate::tune::{Choices, Product};
 use crate::weights::Weights;
 use crate::{Device, Error};
-use bourn_format::{Image, Role, Tensor, layout};
+use bourn_format::{Dtype, Image, Role, Tensor, layout};
 use cubecl_core::prelude::CubeKernel;
 use std::sync::Arc;
 
@@ -226,22 +227,34 @@ impl<'r> Recorder<'r> {
         let dtype = first.tensor.dtype;
         let cols = first.tensor.cols as u32;
         let steps = if dtype.is_quantized() { cols.div_ceil(64) * 2 } else { cols };
-        let splits = match (dtype.is_quantized(), lanes) {
-            (true, 1) => {
+        let kernel = match (dtype.is_quantized(), lanes) {
+            (true, 1) if dtype == Dtype::Q8R => "matvec_rows",
+            (true, 1) => "matvec",
+            (true, _) => "matmul",
+            (false, 1) => "matvec_float",
+            (false, _) => "matmul_float",
+        };
+        let splits = match kernel {
+            "matvec" => {
                 let product = Product::new(dtype, cols, runs.iter().map(|run| run.tiles).sum());
                 self.products.push(product);
                 self.choices.splits(product)
             }
+            // 256 units at most.
+            "matvec_rows" => 16,
             // Sums of 16 tokens take 1 KiB of workgroup memory for each set of units.
-            (true, _) => 8,
-            (false, _) => 4,
+            "matmul" => 8,
+            _ => 4,
         };
-        let splits = splits.min(steps.next_power_of_two()).max(4);
+        let splits = if dtype.is_quantized() { splits.min(steps.next_power_of_two()).max(8) } else { splits };
         let stride = if lanes == 1 { 0 } else { stride };
-        let spec = mul::Spec { dtype, cols, splits, matrices: runs.len() as u32, stride };
-        let mut words = vec![0; (mul::HEADER_WORDS + mul::MATRIX_WORDS * spec.matrices) as usize];
+        let levels = Levels::of(&first.tensor.table);
+        let alike = runs.iter().all(|run| Levels::of(&run.tensor.table) == levels);
+        let levels = if alike { levels } else { Levels::Table };
+        let spec = tiles::Spec { dtype, levels, cols, splits, matrices: runs.len() as u32, stride };
+        let mut words = vec![0; (tiles::HEADER_WORDS + tiles::MATRIX_WORDS * spec.matrices) as usize];
         let mut tiles = 0;
-        for (run, words) in runs.iter().zip(words[mul::HEADER_WORDS as usize..].chunks_mut(mul::MATRIX_WORDS as usize)) {
+        for (run, words) in runs.iter().zip(words[tiles::HEADER_WORDS as usize..].chunks_mut(tiles::MATRIX_WORDS as usize)) {
             words[..5].copy_from_slice(&[tiles, run.word, run.tiles_of_part, run.part_words, run.out_row]);
             for (word, levels) in words[5..9].iter_mut().zip(run.tensor.table.chunks(4)) {
                 *word = u32::from_le_bytes([levels[0] as u8, levels[1] as u8, levels[2] as u8, levels[3] as u8]);
@@ -254,24 +267,23 @@ impl<'r> Recorder<'r> {
         let [codes, scales, float, step, out] = [b.codes, b.scales, b.float, b.step, b.out].map(|x| Arg::Whole(x.clone()));
         let z = if lanes == 1 { Count::Fixed(1) } else { Count::Blocks(lanes) };
         let grid = [Count::Fixed(tiles.min(ROW)), Count::Fixed(tiles.div_ceil(ROW)), z];
-        let units = 16 * splits;
-        let key = |name: &str| format!("{name} {spec:?}");
-        let (s, p, t) = begin(units);
-        let added = match (dtype.is_quantized(), lanes) {
-            (true, 1) => self.add(&key("matvec"), vec![weights, codes, scales, params, out], grid, || {
-                Box::new(mul::matvec::Matvec::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
-            }),
-            (false, 1) => self.add(&key("matvec_float"), vec![weights, float, params, out], grid, || {
-                Box::new(mul::matvec_float::MatvecFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), spec))
-            }),
-            (true, _) => self.add(&key("matmul"), vec![weights, codes, scales, params, step, out], grid, || {
-                Box::new(mul::matmul::Matmul::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), buffer(), spec))
-            }),
-            (false, _) => self.add(&key("matmul_float"), vec![weights, float, params, step, out], grid, || {
-                Box::new(mul::matmul_float::MatmulFloat::new(s, p, t, buffer(), buffer(), buffer(), buffer(), buffer(), spec))
-            }),
+        let (s, p, t) = begin(if kernel == "matvec" { spec.units() } else { 16 * splits });
+        let args = match kernel {
+            "matvec" | "matvec_rows" => vec![weights, codes, scales, params, out],
+            "matmul" => vec![weights, codes, scales, params, step, out],
+            "matvec_float" => vec![weights, float, params, out],
+            _ => vec![weights, float, params, step, out],
         };
-        added?;
+        self.add(&format!("{kernel} {spec:?}"), args, grid, || {
+            let [a, b, c, d, e, f] = [0; 6].map(|_| buffer());
+            match kernel {
+                "matvec" => Box::new(matvec::matvec::Matvec::new(s, p, t, a, b, c, d, e, spec)),
+                "matvec_rows" => Box::new(matvec::matvec_rows::MatvecRows::new(s, p, t, a, b, c, d, e, spec)),
+                "matmul" => Box::new(matmul::matmul::Matmul::new(s, p, t, a, b, c, d, e, f, spec)),
+                "matvec_float" => Box::new(matvec::matvec_float::MatvecFloat::new(s, p, t, a, b, c, d, spec)),
+                _ => Box::new(matmul::matmul_float::MatmulFloat::new(s, p, t, a, b, c, d, e, spec)),
+            }
+        })?;
         if let Some(draft) = self.drafts.last_mut() {
             let kernel = if lanes == 1 { "matvec" } else { "matmul" };
             draft.name = format!("{kernel}_{} {}x{cols}", dtype.name(), 16 * tiles);

@@ -12,10 +12,10 @@ use std::fmt;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-/// Sets of 16 units that may share a row's columns: at most 256 units.
-const SPLITS: [u32; 3] = [4, 8, 16];
+/// Sets of four units that may share a row's columns.
+const SPLITS: [u32; 3] = [8, 16, 32];
 /// What is taken where nothing was measured.
-const DEFAULT: u32 = 8;
+const DEFAULT: u32 = 16;
 /// Layers whose weights a measurement reads, so that it is not a cache that is measured.
 const LAYERS: usize = 8;
 /// Measurements of a choice; the best counts.
@@ -191,8 +191,8 @@ mod tests {
 
     #[test]
     fn what_is_not_understood_is_left_out() {
-        let choices = Choices::read("4 576 96 5\n4 576\nfour\n\n300 1 1 8\n4 576 96 4\n");
-        assert_eq!(choices.to_string(), "4 576 96 4\n");
+        let choices = Choices::read("4 576 96 5\n4 576\nfour\n\n300 1 1 8\n4 576 96 32\n");
+        assert_eq!(choices.to_string(), "4 576 96 32\n");
         let mut other = Choices::read("4 576 96 16\n4 1 1 8\n");
         other.merge(&choices);
         assert_eq!(other.to_string(), "4 1 1 8\n4 576 96 16\n");

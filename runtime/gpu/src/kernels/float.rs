@@ -39,13 +39,6 @@ pub fn product(a: f32, b: f32) -> f32 {
     fma(a, b, 0.0f32)
 }
 
-/// Byte `i` of a word as a signed number.
-#[cube]
-pub fn signed_byte(word: u32, #[comptime] i: u32) -> f32 {
-    let shift = comptime!(24 - 8 * i);
-    f32::cast_from(i32::reinterpret(word << shift) >> 24i32)
-}
-
 /// `e^a` by the steps of `bourn_kernels`: 0 below −87, `e^88.37` above.
 #[cube]
 pub fn exp(a: f32) -> f32 {

@@ -20,7 +20,7 @@ fn gated(a: f32, b: f32, #[comptime] gelu: bool) -> f32 {
 #[cube(launch_unchecked)]
 pub fn gate(
     x: &[f32],
-    q: &mut [f32],
+    q: &mut [u32],
     scales: &mut [f32],
     float: &mut [f32],
     #[comptime] spec: Spec,

@@ -97,7 +97,7 @@ pub fn write(
     value: f32,
     col: u32,
     t: u32,
-    q: &mut [f32],
+    q: &mut [u32],
     scales: &mut [f32],
     float: &mut [f32],
     tops: &mut Shared<[f32]>,
@@ -119,8 +119,18 @@ pub fn write(
         let factor = select(zeros, 0.0f32, 127.0f32 / top);
         let code = f32::round(value * factor);
         let (_, sum) = group_max_sum(0.0f32, code, tops, sums);
+        let unit = UNIT_POS_X as usize;
+        sums[unit] = code;
+        sync_cube();
         if col < padded {
-            q[((block * padded + col) * lanes + lane) as usize] = code;
+            if col % 4u32 == 0u32 {
+                let mut word = byte(sums[unit]);
+                #[unroll]
+                for j in 1..4u32 {
+                    word |= byte(sums[unit + comptime!(j as usize)]) << comptime!(8 * j);
+                }
+                q[(((block * comptime!(padded / 16) + col / 16u32) * lanes + lane) * 4u32 + (col % 16u32) / 4u32) as usize] = word;
+            }
             if col % 32u32 == 0u32 {
                 let scale = select(zeros, 0.0f32, top / 127.0f32);
                 let at = (block * comptime!(padded / 32) + col / 32u32) * 2u32 * lanes + lane;
@@ -128,13 +138,20 @@ pub fn write(
                 scales[(at + lanes) as usize] = scale * sum;
             }
         }
+        sync_cube();
     }
+}
+
+/// A whole number as a signed byte.
+#[cube]
+fn byte(x: f32) -> u32 {
+    u32::reinterpret(i32::cast_from(x)) & 255u32
 }
 
 /// `residual += norm(projected + bias)·post;  h = norm(residual)·weight`, and the int8 form of `h`: one workgroup a token.
 ///
 /// `vectors` holds norms and biases; `params` where they begin in it: bias, post, weight. `residual`: `[T, cols]`; `projected`:
-/// `[T, stride]`. Outputs: codes `[padded cols][L]` as floats that are whole numbers, scales `[groups][2][L]`: the scale, and the
+/// `[T, stride]`. Outputs: codes, signed bytes `[padded cols / 16][L][16]`, four to a word; scales `[groups][2][L]`: the scale, and the
 /// scale times the group's sum; floats `[cols][L]`.
 #[cube(launch_unchecked)]
 pub fn add_norm(
@@ -142,7 +159,7 @@ pub fn add_norm(
     projected: &[f32],
     vectors: &[f32],
     params: &[u32],
-    q: &mut [f32],
+    q: &mut [u32],
     scales: &mut [f32],
     float: &mut [f32],
     #[comptime] spec: Spec,
@@ -213,7 +230,7 @@ pub fn add_norm(
 
 /// The int8 form (and the float form in lanes) of `x`: `[T, stride]`; 256 columns of a token to a workgroup.
 #[cube(launch_unchecked)]
-pub fn quantize(x: &[f32], q: &mut [f32], scales: &mut [f32], float: &mut [f32], #[comptime] spec: Spec) {
+pub fn quantize(x: &[f32], q: &mut [u32], scales: &mut [f32], float: &mut [f32], #[comptime] spec: Spec) {
     let t = CUBE_POS_Y;
     let col = CUBE_POS_X * UNITS + UNIT_POS_X;
     let mut tops = Shared::<[f32]>::new_slice(UNITS as usize);

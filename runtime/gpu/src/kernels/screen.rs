@@ -2,7 +2,7 @@
 
 use super::float::half_of;
 use super::head::{best_unit, better};
-use super::mul::q8_dot;
+use super::matvec::q8_dot;
 use cubecl_core as cubecl;
 use cubecl_core::prelude::*;
 
@@ -173,7 +173,7 @@ pub fn scores(w: &[u32], tables: &[f32], scales: &[f32], params: &[u32], y: &mut
 #[cube(launch_unchecked)]
 pub fn exact(
     w: &[u32],
-    x: &[Vector<f32, Const<4>>],
+    x: &[Vector<u32, Const<4>>],
     scales: &[f32],
     params: &[u32],
     chosen: &[u32],
@@ -200,7 +200,7 @@ pub fn exact(
         while first < groups {
             let g = first + split;
             if g < groups {
-                dots[UNIT_POS_X as usize] = q8_dot(w, base + comptime!(groups / 2) + g * 8u32, 1u32, x, g);
+                dots[UNIT_POS_X as usize] = q8_dot(w, base + comptime!(groups / 2) + g * 8u32, x, g);
                 factors[UNIT_POS_X as usize] = half_of(w[(base + g / 2u32) as usize], g % 2u32) * scales[(2u32 * g) as usize];
             }
             sync_cube();
