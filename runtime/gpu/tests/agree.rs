@@ -246,7 +246,7 @@ fn the_form_of_a_kernel_changes_no_bit() {
     let found = model.tune(image).unwrap().unwrap().to_string();
     assert!(found.lines().count() >= 4, "{found}");
     assert_eq!(model.tune(image).unwrap(), None, "measured twice");
-    for splits in [4, 8, 16] {
+    for splits in [8, 16, 32] {
         let line = |line: &str| format!("{} {splits}\n", line.rsplit_once(' ').unwrap().0);
         model.set_choices(Choices::read(&found.lines().map(line).collect::<String>()));
         assert_eq!(model.tune(image).unwrap(), None, "{splits} were known");

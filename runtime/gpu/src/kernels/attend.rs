@@ -96,12 +96,11 @@ pub fn attend(qkv: &[f32], cache: &[u32], step: &[u32], out: &mut [f32], #[compt
         }
         weights[unit as usize] = weight;
         sync_cube();
-        if unit < 16u32 {
-            sum = product(sum, shrink);
-            #[unroll]
-            for i in 0..4u32 {
-                sum += weights[(unit + comptime!(16 * i)) as usize];
-            }
+        // By all units, though 16 hold the sums: see `add_squares`.
+        sum = product(sum, shrink);
+        #[unroll]
+        for i in 0..4u32 {
+            sum += weights[(unit % 16u32 + comptime!(16 * i)) as usize];
         }
         let first = select(begin > run * RUN, begin - run * RUN, 0u32);
         let last = min(end - run * RUN, RUN);

@@ -102,12 +102,12 @@ pub fn matmul(
         if g < groups {
             let (low, high) = weights_of(w, codes_at(base, row, g, spec), &table, spec);
             let of_x = (block + g) * comptime!(2 * TOKENS);
-            #[unroll]
+            // Not unrolled: V3D's compiler takes a minute for 16 tokens in one piece.
             for v in 0..4u32 {
                 let mut four = Vector::<f32, Const<4>>::new(0.0f32);
                 #[unroll]
                 for j in 0..4usize {
-                    let at = of_x + comptime!(4 * v + j as u32);
+                    let at = of_x + 4u32 * v + comptime!(j as u32);
                     let dot = Vector::dot(low, x[at as usize]) + Vector::dot(high, x[(at + TOKENS) as usize]);
                     four.insert(j, number(dot, spec));
                 }
@@ -130,21 +130,21 @@ pub fn matmul(
                     acc = fma(Vector::new(minima[at as usize]), scales[(of_x + 4u32) as usize], acc);
                 }
             }
+            // Here, not behind the loop: see `norm::add_squares`.
+            if first + splits >= groups {
+                let out = params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row;
+                let n = select(wanted < params[0], step[1] - CUBE_POS_Z * TOKENS, 0u32);
+                #[unroll]
+                for j in 0..4usize {
+                    let t = v * 4u32 + comptime!(j as u32);
+                    if t < n {
+                        y[((CUBE_POS_Z * TOKENS + t) * comptime!(spec.stride) + out) as usize] = acc.extract(j);
+                    }
+                }
+            }
         }
         sync_cube();
         first += splits;
-    }
-    let out = params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32;
-    let n = select(wanted < params[0], step[1] - CUBE_POS_Z * TOKENS, 0u32);
-    if UNIT_POS_X < 64u32 {
-        #[unroll]
-        for j in 0..4usize {
-            let t = (UNIT_POS_X % 4u32) * 4u32 + comptime!(j as u32);
-            if t < n {
-                let at = (CUBE_POS_Z * TOKENS + t) * comptime!(spec.stride) + out + UNIT_POS_X / 4u32;
-                y[at as usize] = acc.extract(j);
-            }
-        }
     }
 }
 

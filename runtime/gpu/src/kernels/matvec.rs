@@ -134,12 +134,13 @@ pub fn matvec(
                     acc = fma(minima[at], scales[(2u32 * (first + s) + 1u32) as usize], acc);
                 }
             }
+            // Here, not behind the loop: see `norm::add_squares`.
+            if first + held >= groups && wanted < params[0] {
+                y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + UNIT_POS_X) as usize] = acc;
+            }
         }
         sync_cube();
         first += held;
-    }
-    if UNIT_POS_X < 16u32 && wanted < params[0] {
-        y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + UNIT_POS_X) as usize] = acc;
     }
 }
 
@@ -194,12 +195,12 @@ pub fn matvec_rows(
                 let at = (s * 16u32 + row) as usize;
                 acc = fma(dots[at], factors[at], acc);
             }
+            if first + comptime!(spec.splits) >= groups && wanted < params[0] {
+                y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row) as usize] = acc;
+            }
         }
         sync_cube();
         first += comptime!(spec.splits);
-    }
-    if split == 0u32 && wanted < params[0] {
-        y[(params[(at + 4u32) as usize] + (tile - params[at as usize]) * 16u32 + row) as usize] = acc;
     }
 }
 

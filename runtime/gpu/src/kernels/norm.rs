@@ -30,16 +30,17 @@ pub struct Spec {
     pub eps: u32,
 }
 
-/// Adds the squares of `room`'s `n` numbers (a multiple of 16) to the sums that the first 16 units hold, as the CPU's lanes do:
-/// number `c` to unit `c mod 16`, in rising order.
+/// Adds the squares of `room`'s `n` numbers (a multiple of 16) to the sums that units hold as the CPU's lanes do: number `c` to unit
+/// `c mod 16`, in rising order.
+///
+/// All units add, though the first 16 are enough: what is set under a condition and used under the same one behind a barrier keeps Mesa's
+/// compiler for V3D busy for ever, once the loop between is unrolled (25.0).
 #[cube]
 pub fn add_squares(sum: f32, room: &Shared<[f32]>, #[comptime] n: u32) -> f32 {
     let mut sum = sum;
-    if UNIT_POS_X < 16u32 {
-        for i in 0..comptime!(n / 16) {
-            let x = room[(i * 16u32 + UNIT_POS_X) as usize];
-            sum = fma(x, x, sum);
-        }
+    for i in 0..comptime!(n / 16) {
+        let x = room[(i * 16u32 + UNIT_POS_X % 16u32) as usize];
+        sum = fma(x, x, sum);
     }
     sum
 }
