@@ -246,7 +246,11 @@ impl<'r> Recorder<'r> {
             "matmul" => 8,
             _ => 4,
         };
-        let splits = if dtype.is_quantized() { splits.min(steps.next_power_of_two()).max(8) } else { splits };
+        let splits = match kernel {
+            // As few as do the same number of rounds; 16 units at least add up a tile.
+            "matvec" => steps.div_ceil(steps.div_ceil(splits)).max(4),
+            _ => splits,
+        };
         let stride = if lanes == 1 { 0 } else { stride };
         let levels = Levels::of(&first.tensor.table);
         let alike = runs.iter().all(|run| Levels::of(&run.tensor.table) == levels);

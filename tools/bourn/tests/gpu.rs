@@ -140,6 +140,27 @@ mod on_a_gpu {
     }
 
     #[test]
+    fn a_profile_tells_of_every_dispatch() {
+        let image = fixture("v2-screen.bourn");
+        let args = ["bench", &image, "--prompt", "8", "--generate", "8", "--repeat", "1", "--profile", "--device"];
+        let bench = json(&[&args[..], &[&device(), "--json"]].concat());
+        let gpu = &bench["gpu"];
+        let kernels = gpu["profile"].as_array().unwrap();
+        let all = |key: &str| kernels.iter().map(|k| k[key].as_f64().unwrap()).sum::<f64>();
+        assert_eq!(all("dispatches"), gpu["dispatches_per_token"].as_f64().unwrap(), "{bench}");
+        assert!(kernels.iter().all(|k| k["us"].as_f64().is_some_and(|us| us > 0.0)), "{bench}");
+        // As many candidates as these tokens had: near what the others had.
+        let (found, want) = (all("bytes"), gpu["bytes_per_token"].as_f64().unwrap());
+        assert!((found - want).abs() < 0.1 * want, "{found} bytes where a token reads {want}");
+        assert!(kernels.iter().any(|k| k["kernel"].as_str().unwrap().starts_with("matvec_")), "{bench}");
+        let out = ran(&[&args[..], &[&device()]].concat());
+        let text = String::from_utf8(out.stdout).unwrap();
+        assert!(text.contains("\nkernel ") && text.contains("\nthe memory gives "), "{text}");
+        let (code, text) = failure(&[&args[..], &["cpu"]].concat());
+        assert!(code == 1 && text.contains("no clock of their own"), "{text}");
+    }
+
+    #[test]
     fn says_which_adapters_there_are() {
         let board = json(&["board", "--json"]);
         let gpus = board["gpus"].as_array().unwrap();

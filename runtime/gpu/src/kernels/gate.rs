@@ -31,10 +31,7 @@ pub fn gate(
     let col = CUBE_POS_X * UNITS + UNIT_POS_X;
     let mut tops = Shared::<[f32]>::new_slice(UNITS as usize);
     let mut sums = Shared::<[f32]>::new_slice(UNITS as usize);
-    let mut value = 0.0f32;
-    if col < comptime!(spec.cols) {
-        let at = t * comptime!(spec.stride) + col;
-        value = gated(x[at as usize], x[(at + up_at) as usize], gelu);
-    }
+    let at = t * comptime!(spec.stride) + min(col, comptime!(spec.cols - 1));
+    let value = gated(x[at as usize], x[(at + up_at) as usize], gelu);
     write(value, col, t, q, scales, float, &mut tops, &mut sums, spec);
 }

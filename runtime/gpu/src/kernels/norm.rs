@@ -92,7 +92,8 @@ fn group_max_sum(x: f32, y: f32, tops: &mut Shared<[f32]>, sums: &mut Shared<[f3
     (top, sum)
 }
 
-/// Writes `value`, element `col` of token `t`, as int8 in groups of 32 and as it is. All units take part.
+/// Writes `value`, element `col` of token `t`, as int8 in groups of 32 and as it is; behind the last column zeros, whatever `value` is.
+/// All units take part.
 #[cube]
 pub fn write(
     value: f32,
@@ -115,6 +116,7 @@ pub fn write(
         }
     }
     if comptime!(spec.int8) {
+        let value = select(col < cols, value, 0.0f32);
         let (top, _) = group_max_sum(f32::abs(value), 0.0f32, tops, sums);
         let zeros = top < 1e-30f32;
         let factor = select(zeros, 0.0f32, 127.0f32 / top);
@@ -130,7 +132,8 @@ pub fn write(
                 for j in 1..4u32 {
                     word |= byte(sums[unit + comptime!(j as usize)]) << comptime!(8 * j);
                 }
-                q[(((block * comptime!(padded / 16) + col / 16u32) * lanes + lane) * 4u32 + (col % 16u32) / 4u32) as usize] = word;
+                q[(((block * comptime!(padded / 16) + col / 16u32) * lanes + lane) * 4u32 + (col % 16u32) / 4u32) as usize] =
+                    word;
             }
             if col % 32u32 == 0u32 {
                 let scale = select(zeros, 0.0f32, top / 127.0f32);
@@ -221,10 +224,8 @@ pub fn add_norm(
     let factor = 1.0f32 / f32::sqrt(sum_of_16(squares, &mut tops) / f32::cast_from(cols) + eps);
     for i in 0..steps {
         let col = i * UNITS + UNIT_POS_X;
-        let mut value = 0.0f32;
-        if col < cols {
-            value = residual[(t * cols + col) as usize] * factor * vectors[(params[2] + col) as usize];
-        }
+        let at = min(col, cols - 1u32);
+        let value = residual[(t * cols + at) as usize] * factor * vectors[(params[2] + at) as usize];
         write(value, col, t, q, scales, float, &mut tops, &mut sums, spec);
     }
 }
@@ -236,9 +237,6 @@ pub fn quantize(x: &[f32], q: &mut [u32], scales: &mut [f32], float: &mut [f32],
     let col = CUBE_POS_X * UNITS + UNIT_POS_X;
     let mut tops = Shared::<[f32]>::new_slice(UNITS as usize);
     let mut sums = Shared::<[f32]>::new_slice(UNITS as usize);
-    let mut value = 0.0f32;
-    if col < comptime!(spec.cols) {
-        value = x[(t * comptime!(spec.stride) + col) as usize];
-    }
+    let value = x[(t * comptime!(spec.stride) + min(col, comptime!(spec.cols - 1))) as usize];
     write(value, col, t, q, scales, float, &mut tops, &mut sums, spec);
 }

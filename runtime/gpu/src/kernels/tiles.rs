@@ -147,7 +147,9 @@ pub fn levels_of(
 ) -> Vector<u32, Const<4>> {
     match comptime!(levels) {
         Levels::Unsigned => (words >> Vector::new(shift)) & Vector::new(0x0f0f_0f0fu32),
-        Levels::Signed => ((words << Vector::new(comptime!(4 - shift))) & Vector::new(0xf0f0_f0f0u32)) ^ Vector::new(0x8080_8080u32),
+        Levels::Signed => {
+            ((words << Vector::new(comptime!(4 - shift))) & Vector::new(0xf0f0_f0f0u32)) ^ Vector::new(0x8080_8080u32)
+        }
         Levels::Table => {
             let mut out = Vector::<u32, Const<4>>::new(0u32);
             #[unroll]

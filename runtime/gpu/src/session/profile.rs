@@ -36,12 +36,7 @@ impl GpuSession {
     ///
     /// # Errors
     /// [`Error::Unsupported`] on a device without timestamps; as [`Self::prefill`]'s.
-    pub fn profile(
-        &mut self,
-        image: &Image<'_>,
-        stream: &mut dyn WeightStream,
-        token: u32,
-    ) -> Result<Vec<KernelTime>, Error> {
+    pub fn profile(&mut self, image: &Image<'_>, stream: &mut dyn WeightStream, token: u32) -> Result<Vec<KernelTime>, Error> {
         let device = self.model.device();
         if !device.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) {
             return Err(Error::Unsupported { what: "timestamps", instead: "bourn bench without --profile" });
