@@ -3,6 +3,9 @@
 use crate::Error;
 use crate::wait::block_on;
 
+/// The kernels' edition: one more with every change that may make another form the fastest.
+const KERNELS: u32 = 2;
+
 /// Which adapter to take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Choice {
@@ -132,8 +135,8 @@ impl Adapter {
         }
     }
 
-    /// What choices measured on it are kept under: they hold for this adapter with this driver.
+    /// What is measured on it is kept under: this adapter with this driver and these kernels.
     pub fn fingerprint(&self) -> String {
-        format!("{} {} {}", self.backend, self.name, self.driver)
+        format!("{} {} {} {KERNELS}", self.backend, self.name, self.driver)
     }
 }

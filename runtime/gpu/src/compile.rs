@@ -135,7 +135,8 @@ impl Pipelines {
         dot::apply(&mut shader);
         if let Some(folder) = std::env::var_os("BOURN_SHADERS") {
             // For compilers of drivers that are not here (docs/gpu.md): what cannot be written is no reason not to go on.
-            let name: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(180).collect();
+            let name: String = key.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).take(160).collect();
+            let name = format!("{name}-{:08x}", bourn_format::checksum(key.as_bytes()) as u32);
             let _ = std::fs::write(std::path::Path::new(&folder).join(format!("{name}.wgsl")), &shader.text);
         }
         device.fma().apply(&mut shader);

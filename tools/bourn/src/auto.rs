@@ -7,7 +7,7 @@ use std::path::Path;
 
 /// Which, and why.
 #[cfg(not(feature = "gpu"))]
-pub fn choose(_: &Path, _: &args::Open) -> Result<(Compute, String)> {
+pub fn choose(_: &Path, _: &args::Open, _: bool) -> Result<(Compute, String)> {
     Ok((Compute::Cpu, "device: cpu: this build has no gpu".to_owned()))
 }
 
@@ -17,6 +17,7 @@ pub use measured::choose;
 #[cfg(feature = "gpu")]
 mod measured {
     use super::{Compute, Path, Result, args};
+    use crate::output::note;
     use crate::{cache, models};
     use bourn::{GenerateOptions, SessionOptions};
     use bourn_format::checksum;
@@ -26,7 +27,7 @@ mod measured {
     /// Tokens that each writes to be judged.
     const TOKENS: usize = 16;
 
-    pub fn choose(path: &Path, open: &args::Open) -> Result<(Compute, String)> {
+    pub fn choose(path: &Path, open: &args::Open, quiet: bool) -> Result<(Compute, String)> {
         if open.ram.is_some() {
             return Ok((Compute::Cpu, "device: cpu: a gpu has no room for a RAM budget".to_owned()));
         }
@@ -38,6 +39,11 @@ mod measured {
         if let Some(kept) = std::fs::read_to_string(&place).ok().and_then(|text| Speeds::read(&text)) {
             return Ok(kept.choice(&adapter, " (measured before)"));
         }
+        let name = &adapter.name;
+        note(
+            quiet,
+            &format!("device: measuring the cpu and {name}, this once; its driver compiles kernels, which may take minutes"),
+        );
         let cpu = speed(path, open, Compute::Cpu)?;
         let speeds = match speed(path, open, Compute::Gpu) {
             Ok(gpu) => Speeds { cpu, gpu },

@@ -169,7 +169,7 @@ pub fn float_image(src: &str, quiet: bool) -> Result<(PathBuf, Option<Temporary>
 pub fn open(model: &str, open: &args::Open, quiet: bool) -> Result<Model> {
     let path = image(model, quiet)?;
     if open.device == args::Compute::Auto {
-        let (device, why) = crate::auto::choose(&path, open)?;
+        let (device, why) = crate::auto::choose(&path, open, quiet)?;
         note(quiet, &why);
         return open_image(&path, &args::Open { device: args::Compute::Given(device), ..open.clone() });
     }

@@ -14,7 +14,7 @@ const DEPTH: u32 = 4;
 const HELD: u32 = 64;
 
 impl Spec {
-    /// Units of a workgroup of [`matvec`].
+    /// Units of a workgroup of [`matvec()`].
     pub const fn units(&self) -> u32 {
         4 * self.splits
     }
@@ -163,7 +163,7 @@ fn words_from(w: &[u32], first: u32) -> Vector<u32, Const<4>> {
     out
 }
 
-/// [`matvec`] of q8r, whose rows lie one after another: 16 units are 16 rows, `splits` sets of them share the groups.
+/// [`matvec()`] of q8r, whose rows lie one after another: 16 units are 16 rows, `splits` sets of them share the groups.
 #[cube(launch_unchecked)]
 pub fn matvec_rows(
     w: &[u32],
