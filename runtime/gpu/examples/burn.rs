@@ -21,11 +21,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+#[path = "../tests/support/checkpoint.rs"]
+mod checkpoint;
+
 use bourn_checkpoint::Checkpoint;
 use bourn_gpu::{Adapter, Choice, Device, DeviceOptions, GpuModel, GpuOptions, GpuSession, Kind};
 use bourn_host::{ImageFile, StreamKind};
 use burn::tensor::quantization::{QuantScheme, QuantStore, QuantValue, ScaleDtype};
 use burn::tensor::{DeviceKind, Tensor, TensorData};
+use checkpoint::Random;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
@@ -74,34 +78,11 @@ impl Product {
     }
 }
 
-/// Xorshift: the same numbers every time.
-struct Random(u64);
-
-impl Random {
-    fn bits(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    /// About normal, of bfloat16's precision.
-    fn value(&mut self) -> f32 {
-        let sum: i32 = (0..4).map(|_| (self.bits() >> 40) as i32 % 1024 - 512).sum();
-        bf16(sum as f32 / 16384.0)
-    }
-
-    /// A group on the grid of 4 bits, which is packed as it is.
-    fn on_grid(&mut self) -> [f32; GROUP] {
-        let mut group = std::array::from_fn(|_| ((self.bits() >> 40) as i32 % 16 - 8) as f32 / 128.0);
-        group[0] = -8.0 / 128.0;
-        group
-    }
-}
-
-/// Without the bits that bfloat16 does not have.
-fn bf16(x: f32) -> f32 {
-    f32::from_bits(x.to_bits() & 0xffff_0000)
+/// A group on the grid of 4 bits, which is packed as it is.
+fn on_grid(random: &mut Random) -> [f32; GROUP] {
+    let mut group = std::array::from_fn(|_| ((random.bits() >> 40) as i32 % 16 - 8) as f32 / 128.0);
+    group[0] = -8.0 / 128.0;
+    group
 }
 
 /// `[rows, cols]` of every product of a layer.
@@ -114,7 +95,7 @@ fn layer(random: &mut Random) -> Layer {
             let n = rows * product.cols;
             match *name {
                 // So few keys and values are packed in 8 bits, unless they have 4 already.
-                KEYS | VALUES => (0..n / GROUP).for_each(|_| weights.extend(random.on_grid())),
+                KEYS | VALUES => (0..n / GROUP).for_each(|_| weights.extend(on_grid(random))),
                 _ => weights.extend((0..n).map(|_| random.value())),
             }
         }
@@ -130,37 +111,28 @@ fn pack(folder: &Path, layers: &[Layer], random: &mut Random) -> Result<ImageFil
         "num_hidden_layers": {LAYERS}, "vocab_size": {VOCAB}, "max_position_embeddings": 512, "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0, "tie_word_embeddings": true, "attention_bias": false, "torch_dtype": "bfloat16"}}"#
     );
-    std::fs::write(folder.join("config.json"), config)?;
-    let (mut header, mut data) = (Vec::new(), Vec::new());
-    let mut add = |name: &str, shape: &str, values: &[f32]| {
-        let begin = data.len();
-        data.extend(values.iter().flat_map(|x| ((x.to_bits() >> 16) as u16).to_le_bytes()));
-        header.push(format!(r#""{name}.weight":{{"dtype":"BF16","shape":[{shape}],"data_offsets":[{begin},{}]}}"#, data.len()));
-    };
+    let mut tensors: Vec<checkpoint::Tensor> = Vec::new();
+    let mut add = |name: &str, shape: &[usize], values: &[f32]| tensors.push((name.to_owned(), shape.to_vec(), values.to_vec()));
     let embedding: Vec<f32> = (0..VOCAB * HIDDEN).map(|_| random.value()).collect();
-    add("model.embed_tokens", &format!("{VOCAB},{HIDDEN}"), &embedding);
-    add("model.norm", &HIDDEN.to_string(), &[1.0; HIDDEN]);
+    add("model.embed_tokens", &[VOCAB, HIDDEN], &embedding);
+    add("model.norm", &[HIDDEN], &[1.0; HIDDEN]);
     for (i, layer) in layers.iter().enumerate() {
         for norm in ["input_layernorm", "post_attention_layernorm"] {
-            add(&format!("model.layers.{i}.{norm}"), &HIDDEN.to_string(), &[1.0; HIDDEN]);
+            add(&format!("model.layers.{i}.{norm}"), &[HIDDEN], &[1.0; HIDDEN]);
         }
         for norm in ["self_attn.q_norm", "self_attn.k_norm"] {
-            add(&format!("model.layers.{i}.{norm}"), &HEAD_DIM.to_string(), &[1.0; HEAD_DIM]);
+            add(&format!("model.layers.{i}.{norm}"), &[HEAD_DIM], &[1.0; HEAD_DIM]);
         }
         for (product, weights) in PRODUCTS.iter().zip(layer) {
             let mut rest = weights.as_slice();
             for (name, rows) in product.parts {
                 let part;
                 (part, rest) = rest.split_at(rows * product.cols);
-                add(&format!("model.layers.{i}.{name}"), &format!("{rows},{}", product.cols), part);
+                add(&format!("model.layers.{i}.{name}"), &[*rows, product.cols], part);
             }
         }
     }
-    let header = format!("{{{}}}", header.join(","));
-    let mut file = (header.len() as u64).to_le_bytes().to_vec();
-    file.extend_from_slice(header.as_bytes());
-    file.extend_from_slice(&data);
-    std::fs::write(folder.join("model.safetensors"), file)?;
+    checkpoint::write(folder, &config, &tensors)?;
     let image = folder.join("image.bourn");
     bourn_pack::pack(&Checkpoint::open(folder)?, &image, &bourn_pack::Options::default(), &mut |_| {})?;
     Ok(ImageFile::open(&image, StreamKind::Resident)?)

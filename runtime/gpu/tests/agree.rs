@@ -284,6 +284,29 @@ fn returns_to_any_position() {
 }
 
 #[test]
+fn a_profile_leaves_what_a_pass_leaves() {
+    let mut pair = Pair::new("v2-screen.bourn", &DeviceOptions::default(), 16).unwrap();
+    let tokens = pair.prompt(5);
+    let (image, mut stream) = (pair.file.image(), pair.file.stream());
+    pair.gpu.prefill(image, &mut stream, &tokens).unwrap();
+    let want = pair.gpu.logits(image, 0).unwrap().to_vec();
+    pair.gpu.rewind(4).unwrap();
+    let kernels = match pair.gpu.profile(image, &mut stream, tokens[4]) {
+        // An adapter may have no clock.
+        Err(Error::Unsupported { .. }) => return,
+        kernels => kernels.unwrap(),
+    };
+    assert_eq!((pair.gpu.position(), pair.gpu.logits(image, 0).unwrap().to_vec()), (5, want));
+    assert_eq!(kernels.iter().map(|k| k.dispatches).sum::<usize>(), pair.gpu.stats().dispatches);
+    assert!(kernels.windows(2).all(|k| k[0].time >= k[1].time), "{kernels:?}");
+    let least = DeviceOptions { least: true, ..DeviceOptions::default() };
+    let mut pair = Pair::new("v1-q4.bourn", &least, 16).unwrap();
+    let refused = pair.gpu.profile(pair.file.image(), &mut pair.file.stream(), 1).unwrap_err();
+    assert_eq!(refused.to_string(), "the gpu has no timestamps: use bourn bench without --profile");
+    assert_eq!(pair.gpu.position(), 0);
+}
+
+#[test]
 fn works_with_the_least_that_webgpu_guarantees() {
     let options = DeviceOptions { least: true, ..DeviceOptions::default() };
     for name in ["v1-f16.bourn", "v1-q4.bourn", "v1-quantized.bourn", "v2-screen.bourn"] {

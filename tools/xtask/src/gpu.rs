@@ -29,7 +29,7 @@ fn tests() -> Result<()> {
     // One build for both, so that nothing is built twice.
     let mut tests =
         cargo(&["test", "--locked", "--package", "bourn-gpu", "--package", "bourn-cli", "--features", "bourn-cli/gpu"]);
-    tests.args(["--lib", "--test", "agree", "--test", "fixtures", "--test", "gpu", "--test", "idle"]);
+    tests.args(["--lib", "--test", "agree", "--test", "fixtures", "--test", "gpu", "--test", "idle", "--test", "wide"]);
     // What the driver caches it keeps where we may write.
     run(tests.env("BOURN_GPU", ADAPTER).env("XDG_RUNTIME_DIR", std::env::temp_dir()))
 }
