@@ -1,7 +1,6 @@
-//! One text being read and written on the GPU: the same calls as the core's session.
+//! One text being read and written on the GPU: the same calls as the core's session. Modules in path order: `inputs`, `answers`; `profile`.
 
 use crate::compile::Pipelines;
-use crate::kernels::screen::CHOSEN_WORDS;
 use crate::program::{Program, Recorder};
 use crate::record::{Decoder, LANES};
 use crate::screen::ScreenBuffers;
@@ -10,11 +9,12 @@ use crate::tune::Choices;
 use crate::weights::Weights;
 use crate::{Device, Error};
 use bourn_core::{Candidate, HeadMode, KvDtype, WeightStream};
-use bourn_format::{Image, Role, layout};
-use bourn_kernels::table::Tiles;
+use bourn_format::{Image, layout};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+mod answers;
+mod inputs;
 mod profile;
 
 pub use profile::KernelTime;
@@ -407,126 +407,6 @@ impl GpuSession {
         Ok(())
     }
 
-    /// The most likely token after the last pass: only its id and logit leave the device.
-    ///
-    /// # Errors
-    /// [`Error::Core`] when no logit is a number; [`Error::DeviceLost`] and the like.
-    pub fn best(&mut self, image: &Image<'_>) -> Result<u32, Error> {
-        self.expect_one()?;
-        let (value, id) = self.model.device.read(&self.buffers.back, 16, |bytes| {
-            let [value, id, candidates, _] = words(bytes);
-            (f32::from_bits(value), (id, candidates))
-        })?;
-        let (id, candidates) = id;
-        if self.row_bytes > 0 {
-            self.candidates = (self.candidates.0 + u64::from(candidates), self.candidates.1 + 1);
-        }
-        if value <= -3.3e38 || !value.is_finite() || id >= image.shape().vocab {
-            return Err(bourn_core::Error::NotFinite { position: (self.position - 1) as u64 }.into());
-        }
-        Ok(id)
-    }
-
-    fn expect_one(&self) -> Result<(), Error> {
-        if self.left == Left::One {
-            return Ok(());
-        }
-        Err(bourn_core::Error::Option { what: "row of logits", need: 0, found: 0 }.into())
-    }
-
-    /// The `n` best logits after the last pass with their ids, best first, of equals the lower id first: only they leave the device.
-    /// `None` where that is no less than all, or more than 1024.
-    ///
-    /// # Errors
-    /// [`Error::Core`] when a logit is not a number; [`Error::DeviceLost`] and the like.
-    pub fn few_best(&mut self, image: &Image<'_>, n: usize) -> Result<Option<&mut [Candidate]>, Error> {
-        self.expect_one()?;
-        if n == 0 || n > MAX_BEST || 2 * n > self.logits.len() {
-            return Ok(None);
-        }
-        let bytes = 4 * (u64::from(CHOSEN_WORDS) + 2 * n as u64);
-        self.model.device.queue.write_buffer(&self.buffers.select.wanted, 0, bytemuck::cast_slice(&[n as u32, 0, 0, 0]));
-        let mut encoder = self.encoder();
-        self.encode(&mut encoder, &[(&self.few, 1)]);
-        encoder.copy_buffer_to_buffer(&self.buffers.select.chosen, 0, &self.buffers.back, 16, bytes);
-        self.submit(encoder)?;
-        let (few, candidates) = (&mut self.few_best, &mut self.candidates);
-        few.clear();
-        let screened = self.row_bytes > 0;
-        self.model.device.read(&self.buffers.back, 16 + bytes, |bytes| {
-            let [_, _, found, _] = words(bytes);
-            if screened {
-                *candidates = (candidates.0 + u64::from(found), candidates.1 + 1);
-            }
-            let (pairs, _) = bytes[16 + 4 * CHOSEN_WORDS as usize..].as_chunks::<8>();
-            few.extend(pairs.iter().map(|pair| {
-                let [logit, id] = words(pair);
-                Candidate { logit: f32::from_bits(logit), id }
-            }));
-        })?;
-        let vocab = image.shape().vocab;
-        if few.iter().any(|c| c.logit.is_nan() || c.id >= vocab) || !few.iter().any(|c| c.logit.is_finite()) {
-            return Err(bourn_core::Error::NotFinite { position: (self.position - 1) as u64 }.into());
-        }
-        let cap = image.shape().final_softcap;
-        if cap != 0.0 {
-            let mut logits: Vec<f32> = few.iter().map(|c| c.logit).collect();
-            (bourn_kernels::best().softcap)(&mut logits, cap);
-            few.iter_mut().zip(logits).for_each(|(c, logit)| c.logit = logit);
-        }
-        few.sort_unstable_by(|a, b| b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id)));
-        Ok(Some(few))
-    }
-
-    /// Logits `[vocab]` after token `row` of the last pass.
-    ///
-    /// # Errors
-    /// [`Error::Core`] when none is finite or there is no such row; [`Error::DeviceLost`] and the like.
-    pub fn logits(&mut self, image: &Image<'_>, row: usize) -> Result<&mut [f32], Error> {
-        let rows = match self.left {
-            Left::Nothing => 0,
-            Left::One => 1,
-            Left::Rows(n) => n,
-        };
-        if row >= rows {
-            let (need, found) = (rows.saturating_sub(1) as u64, row as u64);
-            return Err(bourn_core::Error::Option { what: "row of logits", need, found }.into());
-        }
-        self.fetch(image, row)?;
-        let best = self.logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        if !best.is_finite() {
-            return Err(bourn_core::Error::NotFinite { position: (self.position + row).saturating_sub(rows) as u64 }.into());
-        }
-        Ok(&mut self.logits)
-    }
-
-    /// Copies a row of logits to the host.
-    fn fetch(&mut self, image: &Image<'_>, row: usize) -> Result<(), Error> {
-        let bytes = 4 * self.logits.len() as u64;
-        let at = 4 * (row * self.buffers.vocab_rows) as u64;
-        let from = if self.left == Left::One { &self.buffers.select.row } else { &self.buffers.rows };
-        let mut encoder = self.encoder();
-        encoder.copy_buffer_to_buffer(from, at, &self.buffers.back, 16, bytes);
-        self.submit(encoder)?;
-        let logits = &mut self.logits;
-        let best = self.model.device.read(&self.buffers.back, 16 + bytes, |bytes| {
-            bytemuck::cast_slice_mut::<f32, u8>(logits).copy_from_slice(&bytes[16..]);
-            words::<4>(bytes)
-        })?;
-        if self.left == Left::One && self.row_bytes > 0 {
-            self.candidates = (self.candidates.0 + u64::from(best[2]), self.candidates.1 + 1);
-            if !f32::from_bits(best[0]).is_finite() {
-                // Weights that are not numbers: it must show.
-                self.logits.fill(f32::NAN);
-            }
-        }
-        let cap = image.shape().final_softcap;
-        if cap != 0.0 {
-            (bourn_kernels::best().softcap)(&mut self.logits, cap);
-        }
-        Ok(())
-    }
-
     fn encoder(&self) -> wgpu::CommandEncoder {
         self.model.device.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default())
     }
@@ -535,65 +415,4 @@ impl GpuSession {
         self.model.device.queue.submit([encoder.finish()]);
         self.model.device.check()
     }
-
-    /// Writes what a pass begins with: embeddings and the tables of its positions, made as the CPU makes them.
-    fn inputs(&mut self, image: &Image<'_>, stream: &mut dyn WeightStream, tokens: &[u32]) -> Result<(), Error> {
-        let s = image.shape();
-        let hidden = s.hidden as usize;
-        for (&token, x) in tokens.iter().zip(self.residual.chunks_mut(hidden)) {
-            let row = token as usize;
-            let part = image.parts(Role::Embed).find(|t| row < t.first_row + t.rows);
-            let part = part.ok_or(bourn_core::Error::Token { id: token, vocab: s.vocab })?;
-            let tile_bytes = layout::tile_bytes(part.dtype, part.cols);
-            let (tile, in_tile) = ((row - part.first_row) / layout::TILE_ROWS, (row - part.first_row) % layout::TILE_ROWS);
-            let bytes = stream.read(part.offset + (tile * tile_bytes) as u64, tile_bytes)?;
-            bourn_kernels::row_f32(&Tiles { dtype: part.dtype, bytes, cols: part.cols, table: part.table }, in_tile, x);
-            if s.embed_scale != 1.0 {
-                x.iter_mut().for_each(|v| *v *= s.embed_scale);
-            }
-        }
-        let (block, pairs) = (self.options.block, s.rotary_dim as usize / 2);
-        self.step[0] = self.position as u32;
-        self.step[1] = tokens.len() as u32;
-        for (t, scale) in self.step[4..4 + block].iter_mut().enumerate().take(tokens.len()) {
-            *scale = (s.attn_scale * temperature(s, self.position + t)).to_bits();
-        }
-        let tables = self.step[4 + block..].chunks_mut((2 * block * pairs).max(1));
-        for (&rope, table) in self.ropes.iter().zip(tables) {
-            let Some(rope) = image.ropes().nth(rope) else { continue };
-            let (cos, sin) = table.split_at_mut(block * pairs);
-            for t in 0..tokens.len() {
-                let position = (self.position + t) as f32;
-                for i in 0..pairs {
-                    let angle = position * rope.inv_freq(i);
-                    cos[t * pairs + i] = (libm::cosf(angle) * rope.factor).to_bits();
-                    sin[t * pairs + i] = (libm::sinf(angle) * rope.factor).to_bits();
-                }
-            }
-        }
-        let queue = &self.model.device.queue;
-        queue.write_buffer(&self.buffers.residual, 0, bytemuck::cast_slice(&self.residual[..tokens.len() * hidden]));
-        // Of each table only what was made.
-        let n = tokens.len();
-        let tables = (0..4).map(|i| (4 + block + i * block * pairs, n * pairs));
-        for (first, words) in std::iter::once((0, 4 + n)).chain(tables) {
-            queue.write_buffer(&self.buffers.step, 4 * first as u64, bytemuck::cast_slice(&self.step[first..first + words]));
-        }
-        Ok(())
-    }
-}
-
-/// The first words of some bytes; zeros after their end.
-fn words<const N: usize>(bytes: &[u8]) -> [u32; N] {
-    let mut all = bytes.as_chunks::<4>().0.iter();
-    std::array::from_fn(|_| all.next().map_or(0, |word| u32::from_le_bytes(*word)))
-}
-
-/// `1 + β·ln(1 + ⌊position/context⌋)`: Ministral 3's query scale; 1 for everyone else.
-fn temperature(s: &bourn_format::Shape, position: usize) -> f32 {
-    if s.attn_temperature_beta == 0.0 {
-        return 1.0;
-    }
-    let stretch = (position / s.attn_temperature_context as usize) as f32;
-    1.0 + s.attn_temperature_beta * libm::logf(1.0 + stretch)
 }
