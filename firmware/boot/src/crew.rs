@@ -16,7 +16,7 @@ const LOOKS: u32 = 2000;
 
 /// What a core is called away for.
 pub trait Errand: Sync {
-    /// Does what there is to do, and returns when that is done for now. On any core, on several at a time.
+    /// Works until nothing is left for now, then returns. Runs on any core, on several at a time.
     fn run(&self);
 }
 

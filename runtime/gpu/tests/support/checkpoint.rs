@@ -3,7 +3,8 @@
 use std::io;
 use std::path::Path;
 
-/// Xorshift: the same numbers every time.
+/// Xorshift: the same numbers every time. The tests of the packer and of the firmware have their own: ten lines are no reason for a crate that
+/// all three would depend on.
 pub struct Random(pub u64);
 
 impl Random {
